@@ -1,0 +1,58 @@
+//! Every bound of the system, with the reason for its value. A queue, frame, map or retry without a limit here is a bug.
+
+use std::time::Duration;
+
+/// Longest name of a directory entry, as on Linux file systems (NAME_MAX).
+pub const MAX_NAME_BYTES: usize = 255;
+/// Longest symlink target (PATH_MAX without its NUL).
+pub const MAX_SYMLINK_BYTES: usize = 4095;
+/// Longest extended attribute value and name, as the Linux VFS allows.
+pub const MAX_XATTR_VALUE_BYTES: usize = 65_536;
+pub const MAX_XATTR_NAME_BYTES: usize = 255;
+/// Largest file: 2^31 chunks of 4 MiB leaves the sign bit of a chunk number free.
+pub const MAX_FILE_BYTES: u64 = 1 << 53;
+/// Longest volume or node name: it appears in tables, paths and certificates.
+pub const MAX_LABEL_BYTES: usize = 63;
+
+/// One read or write of the data wire: what FUSE sends at most.
+pub const MAX_IO_BYTES: usize = 1 << 20;
+/// Header of a frame: room for a full page of directory entries or a large map.
+pub const MAX_FRAME_HEADER_BYTES: usize = 4 << 20;
+/// Payload of a frame: one batch of entries to a backup.
+pub const MAX_FRAME_PAYLOAD_BYTES: usize = 8 << 20;
+/// Entries of one append message, so that a batch cannot grow without bound under load.
+pub const MAX_APPEND_ENTRIES: usize = 512;
+/// Requests a node holds for one connection before it stops reading from it (back-pressure, not refusal).
+pub const MAX_REQUESTS_PER_CONNECTION: usize = 1024;
+/// Bytes of data that one placement group keeps in memory for entries not yet on every member.
+pub const MAX_INFLIGHT_BYTES_PER_PG: usize = 16 << 20;
+/// Entries sequenced and not yet acknowledged by every member, per placement group.
+pub const MAX_INFLIGHT_ENTRIES_PER_PG: usize = 4096;
+/// Answered operations that a placement group remembers per session beyond its low-water mark.
+pub const MAX_DEDUPE_PER_SESSION: usize = 4096;
+/// Epochs of history kept per replica (epoch and its last sequence number), oldest dropped first; a replica that has
+/// been away for longer is copied whole.
+pub const MAX_HISTORY_EPOCHS: usize = 1024;
+/// Placement groups of one volume.
+pub const MAX_PGS_PER_VOLUME: u16 = 4096;
+pub const DEFAULT_PGS_PER_VOLUME: u16 = 32;
+/// Copies of a chunk.
+pub const MAX_REPLICAS: u8 = 5;
+
+/// A node's lease (design 4.1).
+pub const NODE_LEASE: Duration = Duration::from_millis(2000);
+/// Added to a TTL before a leader calls anybody dead: covers clock rate differences.
+pub const LEASE_MARGIN: Duration = Duration::from_millis(250);
+/// Eight attempts fit into a lease.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(250);
+/// A client session (design 4.4).
+pub const SESSION_TTL: Duration = Duration::from_millis(10_000);
+pub const SESSION_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(1000);
+/// A backup without progress for this long is removed from the set (design 5.3).
+pub const BACKUP_PROGRESS_TIMEOUT: Duration = Duration::from_millis(1000);
+/// Journals are synced at least this often (design 5, "Acknowledged").
+pub const JOURNAL_SYNC_INTERVAL: Duration = Duration::from_millis(200);
+/// No lossless member for this long: the longest lossy log wins (design 5.4).
+pub const LOSSLESS_WAIT: Duration = Duration::from_secs(60);
+/// Deadline of a call that does not state its own.
+pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(5);
