@@ -21,8 +21,8 @@ pub use entry::{Effect, Entry, EntryHeader, Origin};
 pub use error::{DataError, ErrorKind};
 pub use geometry::{BLOCK_SIZE, BlockIndex, BlockRange, ChunkIndex, ChunkSize};
 pub use ids::{
-    ChunkId, ClusterId, DiskId, Incarnation, InodeNumber, NodeId, ObjectId, OperationId, PgId, RequestNumber, SessionId,
-    VolumeId,
+    ChunkId, ClusterId, DiskId, Incarnation, InodeNumber, NodeId, ObjectId, OperationId, PgId, RequestNumber,
+    SessionId, VolumeId,
 };
 pub use map::{AckMode, Member, PgRecord};
 pub use position::{Epoch, LogPosition, LossGeneration, MapVersion, Sequence, SetVersion, TruncateGeneration};

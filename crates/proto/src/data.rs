@@ -1,0 +1,110 @@
+//! The data wire between a client (or a node that deletes or repairs) and the primary of a placement group.
+//!
+//! Every request names the map version its sender routed by; a node behind it waits for it (design 4.2). Data travel as
+//! the frame's payload, never inside these headers. The answer is `Result<DataReply, DataError>`.
+
+use serde::{Deserialize, Serialize};
+use weft_types::{
+    AckMode, BlockHash, BlockIndex, ChunkId, DataError, LossGeneration, MapVersion, ObjectId, Origin, PgId, SessionId,
+    TruncateGeneration,
+};
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum DataRequest {
+    /// Payload: the bytes. They may begin and end anywhere; the primary makes whole blocks of them.
+    Write(WriteRequest),
+    /// Answer's payload: exactly `length_bytes`; absent blocks are zeros.
+    Read(ReadRequest),
+    /// Make a byte range read as zeros; whole blocks of it become absent.
+    Discard(DiscardRequest),
+    Truncate(TruncateRequest),
+    DeleteObject {
+        pg: PgId,
+        map_version: MapVersion,
+        origin: Option<Origin>,
+        object: ObjectId,
+    },
+    Flush(FlushRequest),
+    /// Highest end of any sequenced write to the object in this group, and the bytes of present blocks.
+    ObjectExtent {
+        pg: PgId,
+        map_version: MapVersion,
+        object: ObjectId,
+    },
+    /// Presence of the blocks of a chunk (SEEK_HOLE, SEEK_DATA, hole-preserving export).
+    Presence {
+        pg: PgId,
+        map_version: MapVersion,
+        chunk: ChunkId,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct WriteRequest {
+    pub pg: PgId,
+    pub map_version: MapVersion,
+    pub origin: Origin,
+    pub chunk: ChunkId,
+    pub offset_bytes: u32,
+    pub generation: TruncateGeneration,
+    pub ack: AckMode,
+    /// Hashes by the client of the blocks that the payload covers whole, in order: checked by every member, so that
+    /// bytes damaged on the way are refused, not stored.
+    pub hashes: Vec<BlockHash>,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct ReadRequest {
+    pub pg: PgId,
+    pub map_version: MapVersion,
+    pub session: SessionId,
+    pub chunk: ChunkId,
+    pub offset_bytes: u32,
+    pub length_bytes: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct DiscardRequest {
+    pub pg: PgId,
+    pub map_version: MapVersion,
+    pub origin: Origin,
+    pub chunk: ChunkId,
+    pub offset_bytes: u32,
+    pub length_bytes: u32,
+    pub generation: TruncateGeneration,
+    pub ack: AckMode,
+}
+
+/// Cut the object to `size_bytes` within this group. Idempotent.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct TruncateRequest {
+    pub pg: PgId,
+    pub map_version: MapVersion,
+    pub origin: Option<Origin>,
+    pub object: ObjectId,
+    pub size_bytes: u64,
+    pub generation: TruncateGeneration,
+}
+
+/// One request per node: everything acknowledged before in the named groups becomes durable on every member.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct FlushRequest {
+    pub session: SessionId,
+    pub map_version: MapVersion,
+    pub pgs: Vec<PgId>,
+}
+
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum DataReply {
+    Written,
+    Read,
+    Done,
+    /// Per group, in the order asked: its loss generation, or why it was not flushed.
+    Flushed(Vec<(PgId, Result<LossGeneration, DataError>)>),
+    ObjectExtent {
+        end_bytes: u64,
+        allocated_bytes: u64,
+    },
+    /// Runs of present blocks: first block and count.
+    Presence(Vec<(BlockIndex, u16)>),
+}
