@@ -1,1 +1,70 @@
-//! placeholder
+//! One disk of a node: journal, chunk files, recovery, checkpoint, verification.
+//!
+//! Responsible for: every byte under a disk's directory (`docs/ON-DISK.md`), crash consistency, block verification.
+//! Guarantees: what a finished sync covered survives power loss; what was cut stays cut; a block that does not verify
+//! is never returned as good. Must not know: epochs' meaning, peers, network, async runtimes, clocks.
+//!
+//! # Driving it
+//! One thread owns [`Store`] and calls it inline. Appends reach the page cache at once. Slow work is split in three:
+//! `begin_x` on the owner, `job.run()` on any thread, `finish_x(outcome)` on the owner. The simulator runs the three
+//! inline on [`fault::SimDisk`].
+//!
+//! ```text
+//! Store::format(disk, Identity, &StoreConfig) -> Result<(), StoreError>
+//! Store::open(disk, expected: Expected { cluster, disk: Option<DiskId> }, StoreConfig) -> Result<(Store<D>, RecoveryReport), StoreError>
+//! store.identity() -> &Identity                          store.failure() -> Option<&str>   (poisoned by a failed fsync)
+//! store.register_volume(VolumeId, ChunkSize) -> Result<()>    (journalled; idempotent; a different size is refused)
+//!
+//! // Placement groups. create_pg is idempotent; everything else on an unknown group is StoreError::UnknownGroup.
+//! store.create_pg(pg) / remove_pg(pg) -> Result<JournalMark>   store.pgs() -> impl Iterator<Item = PgId>
+//! store.append(pg, &[Entry]) -> Result<JournalMark>      one write for the batch; all or nothing
+//! store.log_start(pg) / log_end(pg) / committed(pg) / durable(pg) -> LogPosition   (log_start: entries after it are kept)
+//! store.entries_after(pg, LogPosition, max_entries, max_bytes) -> Result<Vec<Entry>>  (blocking read; Err(Trimmed) when before log_start)
+//! store.contains(pg, LogPosition) -> bool                position lies on this log (exact epoch and sequence; by history where trimmed)
+//! store.cut_tail(pg, after: LogPosition) -> Result<JournalMark>     refused below `committed`
+//! store.reset_log(pg, at: LogPosition, history: Vec<LogPosition>) -> Result<JournalMark>   log goes on at `at` (resync)
+//! store.set_committed(pg, LogPosition) -> Result<()>     journalled with the next sync; only raises
+//! store.history(pg) -> &[LogPosition]                    last position of every epoch, oldest first, the last one is log_end
+//! store.replica_state(pg) -> Option<&ReplicaState>       promised, complete_to, complete, loss_generation
+//! store.save_replica_state(pg, &ReplicaState) -> Result<JournalMark>   durable once synced_mark() >= it
+//! store.dedupe(pg) -> &DedupeTable;  .lookup(session, operation) -> Lookup::{New, Answered(LogPosition), BelowLowWater(OperationId)}
+//! store.replace_dedupe_table(pg, DedupeTable) -> Result<JournalMark>     store.retain_sessions(|SessionId| bool)
+//!
+//! // Durability. At most one sync runs at a time: None = nothing to do or one is running (`sync_running()`).
+//! store.begin_sync() -> Result<Option<SyncJob<D>>>;  SyncJob::run(self) -> SyncOutcome;  store.finish_sync(SyncOutcome) -> Result<()>
+//! store.synced_mark() -> JournalMark                     everything appended up to this mark is durable
+//! store.sync_now() -> Result<()>                         the three in one, for tools and tests
+//!
+//! // Checkpoint. Same shape. Some(..) whenever there is durable, committed, unapplied work (or segments to free).
+//! store.begin_checkpoint() -> Result<Option<CheckpointJob<D>>>; CheckpointJob::run(self) -> CheckpointOutcome; store.finish_checkpoint(outcome) -> Result<()>
+//! store.journal_pressure() -> JournalPressure { used_bytes, total_bytes, .fraction() }   checkpoint from 0.3, slow writers from 0.6
+//!
+//! // Reads. Zeros where absent. Every block verified.
+//! store.prepare_read(pg, ChunkId, BlockRange) -> Result<ReadJob<D>>
+//! ReadJob::try_now(&self) -> Option<Result<ReadOutcome, StoreError>>   None: would block, call run() elsewhere
+//! ReadJob::run(&self) -> Result<ReadOutcome, StoreError>
+//! ReadOutcome::Done { bytes: Bytes, bad: Vec<BadBlock { block, expected: Option<BlockHash> }> } | ReadOutcome::Retry (prepare again)
+//! store.read_now(pg, chunk, range) -> Result<(Bytes, Vec<BadBlock>)>    prepare, run, retry; for tools and tests
+//! store.block_hashes(pg, chunk) -> Result<ChunkHashes { blocks: Vec<Option<BlockHash>>, end_bytes, generation, version, damaged: bool }>
+//! store.repair_block(pg, chunk, BlockIndex, BlockHash, &[u8]) -> Result<Repaired>
+//!
+//! // Resync.
+//! store.chunks_changed_since(pg, LogPosition) -> Result<Changes { chunks: Vec<ChunkId>, removed: Vec<RemovedChunks>, complete: bool }>
+//!     complete = false: removals that long ago are forgotten; compare all chunks of both sides (`chunks(pg)`)
+//! store.chunks(pg) -> Vec<ChunkId>        store.chunk_info(pg, chunk) -> Option<ChunkInfo { version, end_bytes, generation, present_blocks }>
+//! store.object_end(pg, ObjectId) -> Option<ObjectEnd { chunk: ChunkIndex, end_bytes: u32, generation }>
+//! store.allocated_blocks(pg, ObjectId) -> u64
+//!
+//! // Space (design 5.10): credits() is what may still be admitted; what was sequenced is never refused for space.
+//! store.space() -> Space { total_bytes, free_bytes, reserved_bytes }     store.credits() -> u64     store.refresh_space() -> Result<()>
+//!
+//! // Raft's log.
+//! RawLog::open(disk, dir: &str) -> Result<RawLog<D>, StoreError>          creates it when absent; blocking; Send
+//! log.append(&[(u64, impl AsRef<[u8]>)]) -> Result<()>    indexes contiguous: first == last_index + 1 (any first when empty)
+//! log.sync() -> Result<()>                                 fdatasync; a failure poisons the log for good
+//! log.truncate_from(index) -> Result<()>                   drops index and all after it; durable with the next sync
+//! log.purge_to(index) -> Result<()>                        drops all up to and including index; durable with the next sync
+//! log.read(Range<u64>) -> Result<Vec<(u64, Vec<u8>)>>      what exists of the range
+//! log.first_index() -> Option<u64>; log.last_index() -> Option<u64>; log.purged_to() -> Option<u64>
+//! log.put_meta(key: &str, &[u8]) -> Result<()>;  log.meta(key) -> Option<&[u8]>;  log.delete_meta(key)   durable with the next sync
+//! ```
