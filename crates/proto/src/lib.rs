@@ -9,6 +9,7 @@ pub mod admin;
 pub mod control;
 pub mod data;
 pub mod frame;
+pub mod hello;
 pub mod namespace;
 pub mod replication;
 
