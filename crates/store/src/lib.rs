@@ -68,3 +68,15 @@
 //! log.first_index() -> Option<u64>; log.last_index() -> Option<u64>; log.purged_to() -> Option<u64>
 //! log.put_meta(key: &str, &[u8]) -> Result<()>;  log.meta(key) -> Option<&[u8]>;  log.delete_meta(key)   durable with the next sync
 //! ```
+
+pub mod disk;
+mod error;
+pub mod fault;
+pub mod raw_log;
+mod real_disk;
+mod record;
+
+pub use disk::{Disk, DiskFile};
+pub use error::{Result, StoreError};
+pub use raw_log::RawLog;
+pub use real_disk::RealDisk;
