@@ -1,7 +1,7 @@
 //! Kinds of refusal that cross process boundaries. Facts inside, text at the edge (`Display` is for logs and the CLI).
 
 use crate::ids::OperationId;
-use crate::position::{Epoch, LossGeneration, MapVersion};
+use crate::position::{Epoch, LossGeneration, MapVersion, TruncateGeneration};
 use serde::{Deserialize, Serialize};
 
 /// Why a metadata or administrative request was refused. Each maps to one errno at the FUSE edge.
@@ -83,6 +83,10 @@ pub enum DataError {
     /// The operation is below its session's low-water mark: an old copy of something long answered (design 5.8).
     #[error("operation is below the low-water mark {low_water}")]
     Answered { low_water: OperationId },
+    /// The request was made before a truncation that this group has carried out. The client fetches the attributes and
+    /// tries again with the new generation.
+    #[error("the object was truncated: its generation is {current}")]
+    StaleGeneration { current: TruncateGeneration },
     #[error("request is malformed")]
     Malformed,
     /// The member's disk failed.
@@ -102,6 +106,9 @@ pub enum NotServing {
     Moving,
     #[error("its queue is full")]
     Overloaded,
+    /// The request was made after a truncation that has not arrived here yet.
+    #[error("a truncation has not arrived yet")]
+    Truncating,
     #[error("the node is stopping")]
     Stopping,
 }
