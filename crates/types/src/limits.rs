@@ -56,3 +56,37 @@ pub const JOURNAL_SYNC_INTERVAL: Duration = Duration::from_millis(200);
 pub const LOSSLESS_WAIT: Duration = Duration::from_secs(60);
 /// Deadline of a call that does not state its own.
 pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes that wait to be sent on one channel of a connection; beyond that calls wait and one-way messages are refused.
+pub const MAX_QUEUED_BYTES_PER_CHANNEL: usize = 16 << 20;
+/// Answers that wait to be sent on one connection before no further request is read from it.
+pub const MAX_QUEUED_REPLY_BYTES: usize = 4 << 20;
+/// From dialing to a usable connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(1000);
+/// A connection on which nothing was heard for this long is dead; several keep-alives fit into it.
+pub const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_millis(3000);
+pub const CONNECTION_KEEP_ALIVE: Duration = Duration::from_millis(500);
+/// Pause before dialing again: first and longest.
+pub const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(20);
+pub const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Peers of one endpoint that have not finished their handshake; more are turned away.
+pub const MAX_HANDSHAKES_PER_ENDPOINT: usize = 128;
+/// Authenticated connections of one endpoint: a hundred nodes and some hundred mounts.
+pub const MAX_CONNECTIONS_PER_ENDPOINT: usize = 2048;
+/// Join requests that one node works on at a time, and the largest one.
+pub const MAX_JOINS_IN_FLIGHT: usize = 8;
+pub const MAX_JOIN_MESSAGE_BYTES: usize = 64 << 10;
+/// Longest wait for one exchange with a join endpoint.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Data a client keeps for operations that are not answered: 1 MiB requests 64 deep. With the copies of the kernel
+/// interface and the transport a mount stays under 256 MiB.
+pub const MAX_CLIENT_BYTES_IN_FLIGHT: usize = 64 << 20;
+/// Data operations a client has under way; more wait in the client. FUSE sends 512 in the background at most.
+pub const MAX_CLIENT_OPERATIONS_IN_FLIGHT: usize = 1024;
+/// Mutating metadata requests a client has under way.
+pub const MAX_CLIENT_MUTATIONS_IN_FLIGHT: usize = 64;
+/// Directory entries of one page: about 200 KiB.
+pub const MAX_DIRECTORY_PAGE_ENTRIES: u32 = 1024;
+/// Inodes whose allocated bytes a client remembers for stat.
+pub const MAX_CLIENT_REMEMBERED_ALLOCATIONS: usize = 16_384;
