@@ -5,3 +5,6 @@
 //! a heartbeat and a slow metadata commit cannot delay a write.
 
 pub mod bridge;
+pub mod config;
+pub mod layout;
+pub mod supervisor;
