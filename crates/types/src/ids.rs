@@ -114,6 +114,12 @@ id64!(
     /// A file, directory or other inode of a volume. Never reused.
     InodeNumber
 );
+
+impl InodeNumber {
+    /// The root directory of every volume.
+    pub const ROOT: Self = Self(1);
+}
+
 id64!(
     /// The data identity of a file. Never reused; a truncation to zero swaps it.
     ObjectId

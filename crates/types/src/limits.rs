@@ -90,3 +90,48 @@ pub const MAX_CLIENT_MUTATIONS_IN_FLIGHT: usize = 64;
 pub const MAX_DIRECTORY_PAGE_ENTRIES: u32 = 1024;
 /// Inodes whose allocated bytes a client remembers for stat.
 pub const MAX_CLIENT_REMEMBERED_ALLOCATIONS: usize = 16_384;
+
+/// Nodes of a cluster: every map lists them all.
+pub const MAX_NODES: usize = 256;
+/// Disks of a cluster.
+pub const MAX_DISKS: usize = 1024;
+/// Volumes of a cluster: every node's map lists all their placement groups.
+pub const MAX_VOLUMES: usize = 1024;
+/// Sessions of a cluster: nodes look each one up when they sequence a write.
+pub const MAX_SESSIONS: usize = 4096;
+/// Inodes that one session may have open.
+pub const MAX_OPENS_PER_SESSION: u64 = 65_536;
+/// Replies to metadata requests remembered per session above its low-water mark; more wait (design 3).
+pub const MAX_REMEMBERED_REPLIES: u32 = 4096;
+/// Hard links of one inode (as ext4).
+pub const MAX_LINKS: u32 = 65_000;
+/// Names and values of one inode's extended attributes together.
+pub const MAX_XATTR_BYTES_PER_INODE: u32 = 1 << 20;
+/// Extended attributes of one inode: their names fit one `listxattr` buffer of 64 KiB.
+pub const MAX_XATTRS_PER_INODE: u32 = 256;
+/// Entries in one page of a directory: the page fits a frame header.
+pub const MAX_DIRECTORY_PAGE: u32 = 2048;
+/// Depth of a directory tree; bounds the walk that keeps rename from making a cycle.
+pub const MAX_DIRECTORY_DEPTH: usize = 4096;
+/// Notable facts kept for `weft events`; the oldest go first.
+pub const MAX_EVENTS: u64 = 1024;
+/// Join tokens kept, used and expired ones included.
+pub const MAX_TOKENS: usize = 1024;
+/// Deletions that the metadata leader has in hand at a time.
+pub const MAX_RECLAIMS_RUNNING: usize = 16;
+/// Deletions that the metadata leader reads ahead.
+pub const MAX_RECLAIMS_LISTED: usize = 256;
+/// Metadata records removed by one command while a volume is deleted: one Raft entry stays short.
+pub const MAX_PURGE_RECORDS: u32 = 4096;
+/// Heartbeats and session heartbeats that wait for one quorum round.
+pub const MAX_WAITING_HEARTBEATS: usize = 8192;
+/// A member that is dead for this long is replaced by a spare disk (a reboot is cheaper than a copy).
+pub const REPLACE_AFTER: Duration = Duration::from_secs(600);
+/// A cut that its client has not finished by then is worked off by the metadata leader.
+pub const CUT_GRACE: Duration = Duration::from_secs(10);
+/// A session that lapsed this long ago is struck although nobody asked, so that what it holds does not stay for ever.
+pub const SESSION_ABANDONED: Duration = Duration::from_secs(24 * 3600);
+/// Wait before a failed piece of background work is tried again.
+pub const WORK_RETRY: Duration = Duration::from_secs(2);
+/// Wait before a leader proposes again what has had no effect (the proposal may have been refused).
+pub const PROPOSE_RETRY: Duration = Duration::from_millis(1000);
