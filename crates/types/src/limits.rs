@@ -135,3 +135,21 @@ pub const SESSION_ABANDONED: Duration = Duration::from_secs(24 * 3600);
 pub const WORK_RETRY: Duration = Duration::from_secs(2);
 /// Wait before a leader proposes again what has had no effect (the proposal may have been refused).
 pub const PROPOSE_RETRY: Duration = Duration::from_millis(1000);
+
+/// Requests that a data thread holds back for a newer map or because a journal fills up, and their bytes.
+pub const MAX_HELD_REQUESTS: usize = 4096;
+pub const MAX_HELD_BYTES: usize = 32 << 20;
+/// A request that names a map version which has not arrived by then is sent back.
+pub const MAP_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Cold reads that wait for a thread, per node; each holds a file handle and a buffer only once it runs.
+pub const MAX_QUEUED_READS: usize = 1024;
+/// Threads for cold reads: enough to keep a fast disk's queue busy.
+pub const READ_THREADS: usize = 4;
+/// Events and disk failures that wait for the control thread.
+pub const MAX_UNSENT_TO_CONTROL: usize = 256;
+/// Requests of one clean-up (reclaim) that are on their way at a time.
+pub const MAX_RECLAIM_FAN_OUT: usize = 8;
+/// A clean-up that has not reached every group by then is reported as failed; the metadata leader tries again.
+pub const RECLAIM_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a clean stop waits for what is sequenced to be answered.
+pub const STOP_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
