@@ -1,0 +1,197 @@
+//! Starting the parts of a development cluster and waiting until they serve.
+
+use super::foreground::Interrupt;
+use super::mounts;
+use super::process::{self, ProcessName};
+use super::state::{Layout, Mount, Node, State};
+use crate::admin::Admin;
+use crate::commands::{node_run, token, volume};
+use crate::failure::{Failure, Outcome, While};
+use std::fs;
+use std::time::{Duration, Instant};
+use weft_proto::admin::{ClusterStatus, TokenRole};
+use weft_types::map::NodeState;
+
+/// A cluster on a loaded two-core machine, replaying full journals.
+const START_PATIENCE: Duration = Duration::from_secs(120);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// One attempt to reach the metadata leader.
+const ATTEMPT_PATIENCE: Duration = Duration::from_secs(2);
+const TOKEN_VALID: Duration = Duration::from_secs(600);
+const LOG_LINES_IN_ERRORS: usize = 5;
+
+/// Name of a node in the cluster's tables.
+#[must_use]
+pub fn node_name(number: u8) -> String {
+    format!("node-{number}")
+}
+
+/// Starts every node, the first time by making the cluster and letting the others join; ends when all are live.
+///
+/// # Errors
+/// When a node does not come up; names its log.
+pub fn nodes(layout: &Layout, interrupt: &mut Interrupt) -> Outcome<Admin> {
+    let state = layout.load()?;
+    for node in &state.nodes {
+        fs::create_dir_all(&node.directory).doing(format!("create {}", node.directory.display()))?;
+    }
+    if let Some(first) = state.nodes.first()
+        && !node_run::is_initialised(&first.directory)
+    {
+        node_run::configure(first)?;
+        node_run::initialise(&first.directory, &layout.admin())?;
+    }
+    // Those that joined before start at once: the metadata group may need most of them to elect a leader.
+    for node in state.nodes.iter().filter(|n| node_run::is_initialised(&n.directory)) {
+        node_process(layout, node, None)?;
+    }
+    let admin = reach_leader(layout, interrupt)?;
+    for node in state.nodes.iter().filter(|n| !node_run::is_initialised(&n.directory)) {
+        node_run::configure(node)?;
+        let (_, text) = token::create(&admin, TokenRole::Node, &node_name(node.number), TOKEN_VALID)?;
+        node_process(layout, node, Some(&text))?;
+    }
+    wait(layout, interrupt, "all nodes to be live", || {
+        let live = admin.status().map(|status| live_nodes(&status)).unwrap_or(0);
+        Ok(live >= state.nodes.len())
+    })?;
+    Ok(admin)
+}
+
+fn live_nodes(status: &ClusterStatus) -> usize {
+    status.map.nodes.iter().filter(|node| node.state == NodeState::Live).count()
+}
+
+/// Starts one node and notes its process.
+///
+/// # Errors
+/// When it runs already or cannot be started.
+pub fn node_process(layout: &Layout, node: &Node, join: Option<&str>) -> Outcome<ProcessName> {
+    let mut arguments = vec!["node".to_owned(), "run".to_owned(), "--dir".to_owned(), node.directory.display().to_string()];
+    if let Some(token) = join {
+        arguments.extend(["--join".to_owned(), token.to_owned()]);
+    }
+    layout.change(|state| {
+        let entry = entry(state, node.number)?;
+        if entry.is_running() {
+            return Err(Failure::input(format!("node {} runs already: see `weft dev status`", node.number)));
+        }
+        let process = process::spawn_self(&arguments, &node.log)?;
+        entry.process = Some(process);
+        Ok(process)
+    })
+}
+
+/// The node of this number.
+///
+/// # Errors
+/// When there is none.
+pub fn entry(state: &mut State, number: u8) -> Outcome<&mut Node> {
+    let count = state.nodes.len();
+    state.nodes.iter_mut().find(|n| n.number == number).ok_or_else(|| {
+        Failure::input(format!("there is no node {number}: this cluster has nodes 1 to {count}"))
+    })
+}
+
+fn reach_leader(layout: &Layout, interrupt: &mut Interrupt) -> Outcome<Admin> {
+    let mut found = None;
+    wait(layout, interrupt, "the metadata group to elect a leader", || {
+        if let Ok(admin) = Admin::connect_with(&layout.admin(), ATTEMPT_PATIENCE)
+            && admin.status().is_ok_and(|status| status.leader.is_some())
+        {
+            found = Some(admin);
+        }
+        Ok(found.is_some())
+    })?;
+    found.ok_or_else(|| Failure::failed("the metadata group has no leader: see the logs of the nodes"))
+}
+
+/// Polls until `done`; gives up when a node's process ends, the user interrupts, or time is over.
+fn wait(layout: &Layout, interrupt: &mut Interrupt, what: &str, mut done: impl FnMut() -> Outcome<bool>) -> Outcome {
+    let deadline = Instant::now() + START_PATIENCE;
+    loop {
+        if done()? {
+            return Ok(());
+        }
+        process::reap_children();
+        for node in layout.load()?.nodes {
+            if node.process.is_some_and(|p| !p.is_alive()) {
+                return Err(ended(&format!("node {}", node.number), &node.log));
+            }
+        }
+        if interrupt.wait(POLL_INTERVAL) {
+            return Err(Failure::failed(format!("interrupted while waiting for {what}: everything was stopped")));
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::failed(format!(
+                "waited {} s for {what}, in vain: see the logs with `weft dev logs N`",
+                START_PATIENCE.as_secs()
+            )));
+        }
+    }
+}
+
+fn ended(who: &str, log: &std::path::Path) -> Failure {
+    let lines = process::last_lines(log, LOG_LINES_IN_ERRORS);
+    Failure::failed(format!("{who} ended; the last lines of its log {} are:\n{lines}", log.display()))
+}
+
+/// Creates the volume if it is not there.
+///
+/// # Errors
+/// As the cluster says.
+pub fn volume(admin: &Admin, name: &str, nodes: usize) -> Outcome<u8> {
+    if let Some(found) = admin.volumes()?.into_iter().find(|v| v.record.name == name) {
+        return Ok(found.record.replicas);
+    }
+    let replicas = u8::try_from(nodes.min(3)).doing("count the nodes")?;
+    Ok(volume::create_default(admin, name, replicas)?.replicas)
+}
+
+/// Starts a mount of its own process, with an identity of its own, and waits until the kernel shows it.
+///
+/// # Errors
+/// When the process ends or does not mount in time.
+pub fn mount(layout: &Layout, admin: &Admin, mount: &Mount, volume: &str) -> Outcome {
+    let directory = layout.client(mount.client);
+    fs::create_dir_all(&directory).doing(format!("create {}", directory.display()))?;
+    if !node_run::has_identity(&directory) {
+        let (_, text) = token::create(admin, TokenRole::Client, &format!("client-{}", mount.client), TOKEN_VALID)?;
+        node_run::join_client(&text, &directory, Some(mount.address.into()))?;
+    }
+    let text = |s: &str| s.to_owned();
+    let arguments = [
+        text("--cluster"),
+        directory.display().to_string(),
+        text("mount"),
+        text("--foreground"),
+        text("--bind"),
+        mount.address.to_string(),
+        volume.to_owned(),
+        mount.mount_point.display().to_string(),
+    ];
+    let process = process::spawn_self(&arguments, &mount.log)?;
+    layout.change(|state| {
+        state.mounts.retain(|m| m.client != mount.client);
+        state.mounts.push(Mount { process: Some(process), ..mount.clone() });
+        state.mounts.sort_by_key(|m| m.client);
+        Ok(())
+    })?;
+    let deadline = Instant::now() + START_PATIENCE;
+    while !mounts::mounted_at(&mount.mount_point).is_some_and(|m| m.is_weft()) {
+        process::reap_children();
+        if !process.is_alive() {
+            return Err(ended(&format!("the mount at {}", mount.mount_point.display()), &mount.log));
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::failed(format!(
+                "{} was not mounted within {} s: see {}",
+                mount.mount_point.display(),
+                START_PATIENCE.as_secs(),
+                mount.log.display()
+            )));
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    Ok(())
+}
