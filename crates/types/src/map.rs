@@ -152,6 +152,8 @@ pub struct NodeRecord {
 #[serde(rename_all = "lowercase")]
 pub enum DiskState {
     Active,
+    /// Was not there when its node last registered; active again when it is.
+    Missing,
     /// An fsync failed: admitted again only wiped, under a new id (design 4.6).
     Failed,
     Removed,
