@@ -9,7 +9,7 @@
 //!
 //! # The public interface
 //!
-//! All futures are `Send`; they must run inside a tokio runtime (a `current_thread` one is fastest). Every refusal is a
+//! Everything lives on one thread, in a tokio `LocalSet`: [`block_on`] makes one. Every refusal is a
 //! [`weft_types::ErrorKind`].
 //!
 //! ```ignore
@@ -20,7 +20,7 @@
 //! client.lookup(parent, name) -> FileRecord       client.attributes(inode) -> Attributes
 //! client.set_attributes(inode, AttributeChange) -> Attributes            // size: a whole truncation
 //! client.create(parent, name, NewInode, mode, Credentials) -> FileRecord
-//! client.create_file(parent, name, mode, Credentials, Access) -> (FileRecord, FileHandle)
+//! client.create_file(parent, name, mode, Credentials) -> (FileRecord, FileHandle)
 //! client.open(inode, Access, OpenContents) -> FileHandle
 //! client.link / unlink / remove_directory / rename / read_link
 //! client.read_directory(inode, after_cookie, max_entries) -> DirectoryPage
@@ -28,17 +28,51 @@
 //! client.space() -> VolumeSpace                                          // statfs
 //! client.close().await                                                   // commits sizes, ends the session
 //!
-//! file.read(offset, length) -> ReadData     file.write(offset, Bytes, Durability)   file.append(Bytes, Durability) -> u64
-//! file.flush(FlushScope)   file.discard(range)   file.zero(range, SizeEffect)   file.allocate(range)
-//! file.truncate(size)      file.presence(range) -> Vec<Range<u64>>              file.seek(offset, Seek) -> u64
-//! file.close().await
+//! file.read(offset, length) -> Bytes        file.write(offset, Bytes, Durability) -> usize
+//! file.append(Bytes, Durability) -> (offset, usize)
+//! file.flush(FlushScope)   file.discard(range)   file.zero(range, SizeEffect)   file.extend_to(end)
+//! file.truncate(size)      file.presence(range) -> Vec<Range<u64>>              file.seek(offset, Seek) -> Option<u64>
+//! file.publish_size()      file.close()
 //!
-//! let admin = AdminClient::connect(&options).await?;
-//! admin.request(AdminRequest) -> AdminReply                              // at the metadata leader
+//! let admin = AdminClient::connect(&options)?;
+//! admin.request(AdminRequest) -> AdminReply                              // at the metadata leader; Failed is Err
 //! admin.request_node(NodeId, AdminRequest) -> AdminReply
 //! admin.request_every_node(AdminRequest) -> Vec<(NodeId, Result<AdminReply, ErrorKind>)>
+//! admin.control(ControlRequest) -> ControlReply
 //! ```
 
+pub mod admin;
+pub mod client;
+pub mod core;
+pub mod error;
+pub mod file;
+pub mod identity;
 pub mod options;
+pub mod presence;
+pub mod shell;
+pub mod space;
 
+mod allocation;
+mod open_inode;
+
+pub use admin::AdminClient;
+pub use client::{Client, DirectoryPage, ROOT};
+pub use error::ConnectError;
+pub use file::FileHandle;
+pub use identity::{Identity, IdentityError};
 pub use options::{Access, ConnectOptions, Durability, FlushScope, OpenContents, SizeEffect};
+pub use presence::Seek;
+pub use shell::boot_time;
+pub use space::VolumeSpace;
+
+use std::future::Future;
+use std::io;
+
+/// Runs a future on this thread, with everything a client needs: a single-thread runtime and a `LocalSet`.
+///
+/// # Errors
+/// When the runtime cannot be made.
+pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
+}

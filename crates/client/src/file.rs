@@ -1,0 +1,377 @@
+//! An open file: read, write, append, flush, discard, size, close.
+//!
+//! Guarantees: a write is answered when the placement groups acknowledged it and its effect on the size is known as
+//! design 7 wants it; a flush fails once per open file when unflushed writes may have been lost; nothing that failed
+//! makes the file longer.
+
+use crate::client::{Client, Inner};
+use crate::core::{LossWatch, Operation, Outcome, RouteTable};
+use crate::open_inode::OpenInode;
+use crate::options::{Access, Durability, FlushScope, OpenContents, SizeEffect};
+use crate::shell::engine::received;
+use bytes::{Bytes, BytesMut};
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+use weft_proto::namespace::{AttributeChange, Credentials, FileRecord, Mutation, NamespaceReply, NewInode};
+use weft_types::checksum::block_hashes;
+use weft_types::geometry::ChunkPart;
+use weft_types::limits::MAX_FILE_BYTES;
+use weft_types::{AckMode, BLOCK_SIZE, BlockHash, BlockIndex, BlockRange, ErrorKind, InodeNumber, VolumeId};
+
+/// Chunk operations of one discard or presence request that are under way at a time.
+pub(crate) const PARTS_AT_A_TIME: usize = 64;
+
+/// An open file. Close it with [`FileHandle::close`]; one that is dropped is closed in the background.
+pub struct FileHandle {
+    pub(crate) client: Rc<Inner>,
+    pub(crate) file: Rc<OpenInode>,
+    losses: RefCell<LossWatch>,
+    closed: Cell<bool>,
+}
+
+impl Client {
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// `NotFound` or `Stale` when it is gone, `IsDirectory`, and others that the metadata group refuses with.
+    pub async fn open(
+        &self,
+        inode: InodeNumber,
+        access: Access,
+        contents: OpenContents,
+    ) -> Result<FileHandle, ErrorKind> {
+        // What may be lost from now on is what this open file has to hear of.
+        let losses = LossWatch::new(self.inner.engine.with_routes(RouteTable::losses));
+        let file = OpenInode::open(&self.inner, inode, access, contents).await?;
+        Ok(FileHandle::new(&self.inner, file, losses))
+    }
+
+    /// Makes a regular file and opens it for writing, in one request.
+    ///
+    /// # Errors
+    /// `Exists`, and others that the metadata group refuses with.
+    pub async fn create_file(
+        &self,
+        parent: InodeNumber,
+        name: &[u8],
+        mode: u16,
+        credentials: Credentials,
+    ) -> Result<(FileRecord, FileHandle), ErrorKind> {
+        let losses = LossWatch::new(self.inner.engine.with_routes(RouteTable::losses));
+        let (name, new) = (name.to_vec(), NewInode::Regular);
+        let reply = self.inner.mutate(Mutation::Create { parent, name, new, mode, credentials, open: true }).await?;
+        let (record, size_cap) = match reply {
+            NamespaceReply::Opened { record, size_cap } => (record, size_cap),
+            reply => (crate::client::record_in(reply)?, false),
+        };
+        let file = OpenInode::created(&self.inner, &record, size_cap).await;
+        Ok((record, FileHandle::new(&self.inner, file, losses)))
+    }
+}
+
+impl FileHandle {
+    fn new(client: &Rc<Inner>, file: Rc<OpenInode>, losses: LossWatch) -> Self {
+        Self { client: Rc::clone(client), file, losses: RefCell::new(losses), closed: Cell::new(false) }
+    }
+
+    #[must_use]
+    pub fn inode(&self) -> InodeNumber {
+        self.file.inode
+    }
+
+    /// Size as this session knows it now.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.file.size_bytes()
+    }
+
+    /// Up to `length` bytes at `offset`; fewer only at the end of the file.
+    ///
+    /// # Errors
+    /// `Io` when no replica has a good copy; `TimedOut`, `Fenced`.
+    pub async fn read(&self, offset: u64, length: u32) -> Result<Bytes, ErrorKind> {
+        self.client.check_fence()?;
+        self.file.used();
+        let wanted = offset.saturating_add(u64::from(length));
+        if wanted > self.file.size_bytes() {
+            // Near the end somebody else may have made it longer.
+            self.file.refresh(&self.client).await?;
+        }
+        let end = wanted.min(self.file.size_bytes());
+        if offset >= end {
+            return Ok(Bytes::new());
+        }
+        let answers: Vec<_> = self
+            .parts(offset..end)?
+            .into_iter()
+            .map(|part| {
+                self.client.engine.submit(
+                    None,
+                    Operation::Read {
+                        chunk: part.chunk,
+                        offset_bytes: part.bytes.start,
+                        length_bytes: part.bytes.end - part.bytes.start,
+                    },
+                )
+            })
+            .collect();
+        let mut pieces = Vec::with_capacity(answers.len());
+        for answer in answers {
+            match received(answer.await)? {
+                Outcome::Read(bytes) => pieces.push(bytes),
+                _ => return Err(ErrorKind::Io("a read was answered with something else".into())),
+            }
+        }
+        Ok(joined(pieces))
+    }
+
+    /// Writes all of `data` at `offset`, or a shorter first part of it if the rest failed. Returns what was written.
+    ///
+    /// # Errors
+    /// When nothing of it was written: `NoSpace`, `FileTooLarge`, `Io`, `TimedOut`, `Fenced`.
+    pub async fn write(&self, offset: u64, data: Bytes, durability: Durability) -> Result<usize, ErrorKind> {
+        let _shared = self.file.gate.read().await;
+        self.write_in_gate(offset, data, durability).await
+    }
+
+    /// Writes at the end of the file, wherever this session knows it to be now. Returns where that was.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub async fn append(&self, data: Bytes, durability: Durability) -> Result<(u64, usize), ErrorKind> {
+        let _one = self.file.appending.lock().await;
+        let _shared = self.file.gate.read().await;
+        self.file.refresh(&self.client).await?;
+        let offset = self.file.size_bytes();
+        let written = self.write_in_gate(offset, data, durability).await?;
+        Ok((offset, written))
+    }
+
+    async fn write_in_gate(&self, offset: u64, data: Bytes, durability: Durability) -> Result<usize, ErrorKind> {
+        self.client.check_fence()?;
+        let end = end_of(offset, data.len() as u64)?;
+        let life = self.file.life()?;
+        let ack = self.ack(durability);
+        let parts = self.parts(offset..end)?;
+        let answers: Vec<_> = parts
+            .iter()
+            .map(|part| {
+                let start = usize::try_from(part.file_offset - offset).unwrap_or(usize::MAX);
+                let length = (part.bytes.end - part.bytes.start) as usize;
+                let data = data.slice(start..start + length);
+                let operation = Operation::Write {
+                    chunk: part.chunk,
+                    offset_bytes: part.bytes.start,
+                    generation: life.generation,
+                    ack,
+                    hashes: whole_block_hashes(self.client.volume, part, &data),
+                    data,
+                };
+                self.client.engine.submit(Some(self.file.inode), operation)
+            })
+            .collect();
+        let (mut written, mut failed) = (0usize, None);
+        for (part, answer) in parts.iter().zip(answers) {
+            // Wait for all of them: a part that is still under way may not land after an error was reported.
+            match (received(answer.await), &failed) {
+                (Ok(_), None) => written += (part.bytes.end - part.bytes.start) as usize,
+                (Ok(_), Some(_)) => {}
+                (Err(error), None) => failed = Some(error),
+                (Err(ErrorKind::Fenced), Some(_)) => failed = Some(ErrorKind::Fenced),
+                (Err(_), Some(_)) => {}
+            }
+        }
+        match failed {
+            Some(ErrorKind::Fenced) => return Err(ErrorKind::Fenced),
+            Some(error) if written == 0 => return Err(error),
+            _ => {}
+        }
+        self.file.wrote(&self.client, life, offset + written as u64).await?;
+        Ok(written)
+    }
+
+    /// Makes everything that was acknowledged for this file, on any host, durable.
+    ///
+    /// # Errors
+    /// `Io` once per open file when unflushed writes may have been lost (as Linux does); `TimedOut`, `Fenced`.
+    pub async fn flush(&self, scope: FlushScope) -> Result<(), ErrorKind> {
+        self.client.check_fence()?;
+        let inode = self.file.inode;
+        // Changes that the application was told have timed out may still land: before the flush, or not under it.
+        received(self.client.engine.submit(Some(inode), Operation::Settle).await)?;
+        // Times alone are committed every second; a flush does not wait for them (SEMANTICS: fsync and times).
+        let _ = scope;
+        let (answers, committed) =
+            tokio::join!(self.client.flush_all_groups(inode), self.file.commit_if_grown(&self.client));
+        let risen = self.losses.borrow_mut().flushed(&answers?);
+        committed?;
+        risen.map_err(|risen| {
+            tracing::error!(%inode, pg = %risen.pg, "unflushed writes may be lost: an application was told so");
+            ErrorKind::Io(format!("unflushed writes may be lost in placement group {}", risen.pg))
+        })
+    }
+
+    /// What close(2) promises other hosts: they see the size.
+    ///
+    /// # Errors
+    /// As every metadata request.
+    pub async fn publish_size(&self) -> Result<(), ErrorKind> {
+        self.client.check_fence()?;
+        self.file.commit_if_grown(&self.client).await
+    }
+
+    /// Makes a range read as zeros and frees its whole blocks. The size stays.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub async fn discard(&self, range: Range<u64>) -> Result<(), ErrorKind> {
+        let _shared = self.file.gate.read().await;
+        self.client.check_fence()?;
+        let life = self.file.life()?;
+        let end = range.end.min(self.round_up_to_chunk(self.file.size_bytes()));
+        let parts = self.parts(range.start.min(end)..end)?;
+        for batch in parts.chunks(PARTS_AT_A_TIME) {
+            let answers: Vec<_> = batch
+                .iter()
+                .map(|part| {
+                    let operation = Operation::Discard {
+                        chunk: part.chunk,
+                        offset_bytes: part.bytes.start,
+                        length_bytes: part.bytes.end - part.bytes.start,
+                        generation: life.generation,
+                        ack: self.ack(Durability::Volume),
+                    };
+                    self.client.engine.submit(Some(self.file.inode), operation)
+                })
+                .collect();
+            for answer in answers {
+                received(answer.await)?;
+            }
+        }
+        // The time of the change; the size is covered already.
+        self.file.wrote(&self.client, life, 0).await
+    }
+
+    /// FALLOC_FL_ZERO_RANGE.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub async fn zero(&self, range: Range<u64>, size: SizeEffect) -> Result<(), ErrorKind> {
+        end_of(range.end, 0)?;
+        self.discard(range.clone()).await?;
+        match size {
+            SizeEffect::Keep => Ok(()),
+            SizeEffect::Extend => self.extend_to(range.end).await,
+        }
+    }
+
+    /// fallocate(2) with mode 0 as far as it can be kept: the file reaches to `end`. Space is not reserved.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub async fn extend_to(&self, end: u64) -> Result<(), ErrorKind> {
+        end_of(end, 0)?;
+        let _shared = self.file.gate.read().await;
+        self.client.check_fence()?;
+        let life = self.file.life()?;
+        self.file.wrote(&self.client, life, end).await
+    }
+
+    /// # Errors
+    /// What the metadata group refuses, and as `write`.
+    pub async fn truncate(&self, size_bytes: u64) -> Result<(), ErrorKind> {
+        end_of(size_bytes, 0)?;
+        let change = AttributeChange { size_bytes: Some(size_bytes), ..AttributeChange::default() };
+        self.client.change_attributes(self.file.inode, change).await.map(drop)
+    }
+
+    /// Waits until everything of the file is answered, commits, closes.
+    ///
+    /// # Errors
+    /// When the metadata group could not be told; the session then keeps the file open until it ends.
+    pub async fn close(self) -> Result<(), ErrorKind> {
+        self.closed.set(true);
+        self.file.close(&self.client).await
+    }
+
+    fn ack(&self, durability: Durability) -> AckMode {
+        match durability {
+            Durability::Volume => self.client.record.ack,
+            Durability::Disk => AckMode::Disk,
+        }
+    }
+
+    pub(crate) fn parts(&self, bytes: Range<u64>) -> Result<Vec<ChunkPart>, ErrorKind> {
+        let object = self.file.life()?.object;
+        Ok(self.client.record.chunk_size.split(object, bytes).collect())
+    }
+
+    pub(crate) fn round_up_to_chunk(&self, bytes: u64) -> u64 {
+        bytes.next_multiple_of(u64::from(self.client.record.chunk_size.bytes()))
+    }
+}
+
+impl Drop for FileHandle {
+    fn drop(&mut self) {
+        if self.closed.get() || !self.client.is_open() {
+            return;
+        }
+        let (file, client) = (Rc::clone(&self.file), Rc::clone(&self.client));
+        tokio::task::spawn_local(async move {
+            if let Err(error) = file.close(&client).await {
+                tracing::warn!(inode = %file.inode, %error, "a file was not closed");
+            }
+        });
+    }
+}
+
+fn end_of(offset: u64, length: u64) -> Result<u64, ErrorKind> {
+    offset.checked_add(length).filter(|end| *end <= MAX_FILE_BYTES).ok_or(ErrorKind::FileTooLarge)
+}
+
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    if pieces.len() == 1 {
+        return pieces.pop().unwrap_or_default();
+    }
+    let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+    for piece in pieces {
+        whole.extend_from_slice(&piece);
+    }
+    whole.freeze()
+}
+
+/// Hashes of the blocks that a part covers whole, in order.
+fn whole_block_hashes(volume: VolumeId, part: &ChunkPart, data: &Bytes) -> Vec<BlockHash> {
+    let block = BLOCK_SIZE as u32;
+    let first = part.bytes.start.div_ceil(block);
+    let end = part.bytes.end / block;
+    if first >= end {
+        return Vec::new();
+    }
+    // A chunk has at most 2^15 blocks.
+    let range = BlockRange::new(BlockIndex(first as u16), (end - first) as u16);
+    let skipped = (first * block - part.bytes.start) as usize;
+    block_hashes(volume, part.chunk, range, &data[skipped..skipped + range.byte_len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_types::{ChunkId, ObjectId, block_hash};
+
+    #[test]
+    fn only_blocks_that_a_part_covers_whole_are_hashed() {
+        let chunk = ChunkId { object: ObjectId(3), index: weft_types::ChunkIndex(0) };
+        let data = Bytes::from((0..10_000u32).map(|n| n as u8).collect::<Vec<_>>());
+        let part = ChunkPart { chunk, bytes: 4_000..14_000, file_offset: 4_000 };
+        let hashes = whole_block_hashes(VolumeId(1), &part, &data);
+        // Bytes 4,000 to 14,000 cover blocks 1 and 2 whole.
+        let expected: Vec<_> = [(1u16, 96usize), (2, 4_192)]
+            .map(|(block, at)| block_hash(VolumeId(1), chunk, BlockIndex(block), &data[at..at + BLOCK_SIZE]))
+            .to_vec();
+        assert_eq!(hashes, expected);
+        let inside = ChunkPart { chunk, bytes: 10..4_000, file_offset: 10 };
+        assert!(whole_block_hashes(VolumeId(1), &inside, &data.slice(0..3_990)).is_empty());
+    }
+}

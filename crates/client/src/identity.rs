@@ -1,0 +1,93 @@
+//! The directory that makes a machine a client of a cluster: `credentials` (certificate, key and the cluster's
+//! authority, see `weft_transport::Credentials`) and `cluster.json` (where the cluster's nodes are).
+
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use weft_transport::Credentials;
+use weft_types::ClusterId;
+
+pub const CREDENTIALS_FILE: &str = "credentials";
+pub const CLUSTER_FILE: &str = "cluster.json";
+
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub cluster: ClusterId,
+    /// Control addresses of the cluster's nodes. Those of the current map replace them once it is known.
+    pub control_addresses: Vec<SocketAddr>,
+    pub credentials: Credentials,
+}
+
+/// Text form of `cluster.json`.
+#[derive(Serialize, Deserialize)]
+struct ClusterFile {
+    cluster: String,
+    control_addresses: Vec<SocketAddr>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("{path}: {source}; run `weft client join` on this machine first, or name another identity directory")]
+    Missing { path: PathBuf, source: io::Error },
+    #[error("{path}: {why}")]
+    Malformed { path: PathBuf, why: String },
+    #[error("{path}: {source}")]
+    Write { path: PathBuf, source: io::Error },
+}
+
+impl Identity {
+    /// # Errors
+    /// When a file is missing, malformed, or names another cluster than the certificate.
+    pub fn load(directory: &Path) -> Result<Self, IdentityError> {
+        let path = directory.join(CLUSTER_FILE);
+        let text = fs::read(&path).map_err(|source| IdentityError::Missing { path: path.clone(), source })?;
+        let malformed = |why: String| IdentityError::Malformed { path: path.clone(), why };
+        let file: ClusterFile = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
+        let cluster: ClusterId = file.cluster.parse().map_err(|error| malformed(format!("cluster: {error}")))?;
+        if file.control_addresses.is_empty() {
+            return Err(malformed("control_addresses is empty".into()));
+        }
+        let path = directory.join(CREDENTIALS_FILE);
+        let credentials = Credentials::load(&path)
+            .map_err(|error| IdentityError::Malformed { path: path.clone(), why: error.to_string() })?;
+        if credentials.identity().cluster != cluster {
+            let why = format!("is for cluster {}, cluster.json names {cluster}", credentials.identity().cluster);
+            return Err(IdentityError::Malformed { path, why });
+        }
+        Ok(Self { cluster, control_addresses: file.control_addresses, credentials })
+    }
+
+    /// Writes both files durably. The directory is made if it is missing, readable by its owner only.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, directory: &Path) -> Result<(), IdentityError> {
+        let failed = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| IdentityError::Write { path, source }
+        };
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
+        let path = directory.join(CREDENTIALS_FILE);
+        self.credentials
+            .save(&path)
+            .map_err(|error| IdentityError::Malformed { path: path.clone(), why: error.to_string() })?;
+        let path = directory.join(CLUSTER_FILE);
+        let file = ClusterFile { cluster: self.cluster.to_string(), control_addresses: self.control_addresses.clone() };
+        let text = serde_json::to_vec_pretty(&file)
+            .map_err(|error| IdentityError::Malformed { path: path.clone(), why: error.to_string() })?;
+        write_durably(directory, &path, &text).map_err(failed(&path))
+    }
+}
+
+/// New file, synced, renamed over the old one, directory synced.
+fn write_durably(directory: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = fs::File::create(&temporary)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    fs::File::open(directory)?.sync_all()
+}
