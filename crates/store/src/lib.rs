@@ -69,14 +69,43 @@
 //! log.put_meta(key: &str, &[u8]) -> Result<()>;  log.meta(key) -> Option<&[u8]>;  log.delete_meta(key)   durable with the next sync
 //! ```
 
+mod checkpoint;
+mod chunk_file;
+mod config;
 pub mod disk;
 mod error;
 pub mod fault;
+mod group;
+mod journal;
+mod overlay;
+mod query;
 pub mod raw_log;
+mod read;
 mod real_disk;
 mod record;
+mod recover;
+mod sealed;
+mod state;
+mod store;
+mod superblock;
+#[cfg(test)]
+mod tests;
 
+pub use checkpoint::{CheckpointJob, CheckpointOutcome};
+pub use config::{Mutant, StoreConfig};
 pub use disk::{Disk, DiskFile};
 pub use error::{Result, StoreError};
+pub use query::{Changes, ChunkHashes, ChunkInfo, Coverage, ObjectEnd, Repaired};
 pub use raw_log::RawLog;
+pub use read::{BadBlock, ReadJob, ReadOutcome};
 pub use real_disk::RealDisk;
+pub use recover::RecoveryReport;
+pub use state::{
+    Completeness, DedupeTable, JournalPosition, Lookup, MAX_REMOVED_PER_GROUP, RemovedChunks, ReplicaState,
+    SessionRecord,
+};
+pub use store::{JournalMark, JournalPressure, Space, Store, SyncJob, SyncOutcome};
+pub use superblock::{Expected, FORMAT_VERSION, Identity};
+
+/// Longest entry: one write of the data wire with its header and one hash a block.
+pub const MAX_ENTRY_BYTES: usize = weft_types::limits::MAX_IO_BYTES + (64 << 10);

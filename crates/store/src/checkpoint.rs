@@ -1,0 +1,507 @@
+//! Bringing committed entries from the journal into chunk files (design 6).
+//!
+//! Responsible for: the order of it: journal synced, blocks and trailers written, all of it synced, only then the state
+//! file that frees segments. Guarantees: a crash between any two writes leaves a disk that replay repairs, because
+//! applying an entry twice, or a suffix of the log on top of itself, ends in the same state. Must not know: the store's
+//! memory; a job works on what `begin_checkpoint` copied for it.
+
+use crate::chunk_file::{ChunkCache, NEW_SUFFIX, OpenChunk, Trailer, chunk_dir, chunk_path, group_dir};
+use crate::config::{Mutant, StoreConfig};
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::error::{IoContext, Result, StoreError};
+use crate::group::{ChunkBase, EffectKind, EntryRef, end_in_chunk, keep_in_chunk};
+use crate::journal::{Segment, SyncScope};
+use crate::overlay::Summary;
+use crate::read::read_segment;
+use crate::record::{HEADER_BYTES, Header, Place};
+use crate::sealed;
+use crate::state::DiskState;
+use crate::superblock::{STATE, release_ballast};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use weft_types::{
+    BLOCK_SIZE, BlockHash, BlockIndex, ChunkId, ChunkSize, Effect, EntryHeader, LogPosition, ObjectId, PgId, block_hash,
+};
+
+/// Above this many files one syncfs is cheaper than a sync of each.
+const FILES_SYNCED_ONE_BY_ONE: usize = 8;
+/// Blocks are written in runs of at most this many.
+const RUN_BLOCKS: usize = 256;
+
+/// Work for any thread. Made by `begin_checkpoint`.
+pub struct CheckpointJob<D: Disk> {
+    pub(crate) disk: D,
+    pub(crate) cache: Arc<ChunkCache<D>>,
+    pub(crate) config: StoreConfig,
+    pub(crate) salt: u64,
+    pub(crate) sync: Option<SyncScope<D>>,
+    pub(crate) groups: Vec<GroupPlan<D>>,
+    pub(crate) removals: Vec<PgId>,
+    pub(crate) state: DiskState,
+}
+
+pub(crate) struct GroupPlan<D: Disk> {
+    pub pg: PgId,
+    pub birth: u64,
+    pub size: ChunkSize,
+    pub applied: LogPosition,
+    pub entries: Vec<PlannedEntry<D>>,
+    /// Chunks that exist in files, of objects that are truncated or deleted.
+    pub existing: BTreeMap<ObjectId, Vec<ChunkId>>,
+}
+
+pub(crate) struct PlannedEntry<D: Disk> {
+    pub entry: EntryRef,
+    pub segment: Arc<Segment<D::File>>,
+}
+
+/// How a checkpoint ended. Goes back to `finish_checkpoint`.
+pub struct CheckpointOutcome {
+    pub(crate) result: std::result::Result<Applied, CheckpointFailure>,
+    pub(crate) synced: Option<crate::state::JournalPosition>,
+    pub(crate) ballast_released: bool,
+}
+
+pub(crate) struct Applied {
+    pub groups: Vec<(PgId, u64, LogPosition)>,
+    pub chunks: Vec<ChunkResult>,
+    pub removals: Vec<PgId>,
+    pub first_live: u64,
+}
+
+pub(crate) enum CheckpointFailure {
+    /// Nothing is known about what reached the disk: the store is poisoned.
+    Fatal(String),
+    /// No space even without the ballast: tried again later.
+    NoSpace,
+}
+
+pub(crate) struct ChunkResult {
+    pub pg: PgId,
+    pub chunk: ChunkId,
+    /// `None`: the chunk has no file any more.
+    pub base: Option<ChunkBase>,
+    pub trailer: Option<Arc<Trailer>>,
+    /// The open file is another one now.
+    pub replaced: bool,
+}
+
+enum Op<D: Disk> {
+    Write {
+        position: LogPosition,
+        first: u16,
+        hashes: Vec<BlockHash>,
+        end_bytes: u32,
+        generation: weft_types::TruncateGeneration,
+        segment: Arc<Segment<D::File>>,
+        data_offset: u32,
+    },
+    Discard { position: LogPosition, from: u32, to: u32, generation: weft_types::TruncateGeneration },
+    Truncate { position: LogPosition, keep: u32, end_bytes: u32, generation: weft_types::TruncateGeneration },
+    Delete { position: LogPosition },
+}
+
+type Work<D> = BTreeMap<(PgId, ChunkId), (ChunkSize, Vec<Op<D>>)>;
+
+/// Files written and names changed, to be synced.
+struct Touched<D: Disk> {
+    files: Vec<Arc<OpenChunk<D>>>,
+    fresh: Vec<(D::File, String)>,
+    removed: BTreeSet<String>,
+    made_dirs: BTreeSet<String>,
+}
+
+impl<D: Disk> CheckpointJob<D> {
+    /// Applies, syncs, and writes the state file. Blocking.
+    #[must_use]
+    pub fn run(self) -> CheckpointOutcome {
+        let mut outcome = CheckpointOutcome {
+            result: Err(CheckpointFailure::NoSpace),
+            synced: None,
+            ballast_released: false,
+        };
+        if let Some(scope) = &self.sync {
+            if !self.config.has(Mutant::SkipFsync)
+                && let Err(error) = scope.run()
+            {
+                outcome.result = Err(CheckpointFailure::Fatal(format!("journal sync failed: {error}")));
+                return outcome;
+            }
+            outcome.synced = Some(scope.to);
+        }
+        let mut result = self.apply();
+        if matches!(&result, Err(error) if error.is_no_space()) {
+            // Design 6: the ballast keeps recovery and deletion working on a full disk.
+            outcome.ballast_released = true;
+            result = release_ballast(&self.disk)
+                .and_then(|()| self.disk.sync_all().during("syncing the disk"))
+                .and_then(|()| self.apply());
+        }
+        outcome.result = match result {
+            Ok(applied) => Ok(applied),
+            Err(error) if error.is_no_space() => match self.disk.sync_all() {
+                Ok(()) => Err(CheckpointFailure::NoSpace),
+                Err(error) => Err(CheckpointFailure::Fatal(format!("sync failed: {error}"))),
+            },
+            Err(error) => Err(CheckpointFailure::Fatal(format!("checkpoint failed: {error}"))),
+        };
+        outcome
+    }
+
+    fn apply(&self) -> Result<Applied> {
+        for pg in &self.removals {
+            self.disk.remove_tree(&group_dir(*pg)).during("removing a placement group")?;
+        }
+        let work = self.collect()?;
+        let mut touched =
+            Touched { files: Vec::new(), fresh: Vec::new(), removed: BTreeSet::new(), made_dirs: BTreeSet::new() };
+        let mut chunks = Vec::new();
+        for ((pg, chunk), (size, ops)) in work {
+            chunks.extend(self.apply_chunk(pg, chunk, size, ops, &mut touched)?);
+        }
+        if self.config.has(Mutant::TrimBeforeTrailerSync) {
+            for (_, path) in touched.fresh {
+                self.disk.rename(&format!("{path}{NEW_SUFFIX}"), &path).during("renaming a chunk file")?;
+            }
+        } else {
+            self.sync(touched)?;
+        }
+        // Only now may segments be freed: data, trailers and names are on the disk.
+        sealed::write(&self.disk, STATE, &self.state)?;
+        Ok(Applied {
+            groups: self.groups.iter().map(|g| (g.pg, g.birth, g.applied)).collect(),
+            chunks,
+            removals: self.removals.clone(),
+            first_live: self.state.first_live,
+        })
+    }
+
+    fn sync(&self, touched: Touched<D>) -> Result<()> {
+        let names_changed = !touched.fresh.is_empty() || !touched.removed.is_empty() || !self.removals.is_empty();
+        let files = touched.files.len() + touched.fresh.len();
+        let all_at_once = files > FILES_SYNCED_ONE_BY_ONE;
+        if all_at_once {
+            self.disk.sync_all().during("syncing chunk files")?;
+        } else {
+            for open in &touched.files {
+                open.file.sync_data().during("syncing a chunk file")?;
+            }
+            for (file, path) in &touched.fresh {
+                file.sync_data().during(path)?;
+            }
+        }
+        for (_, path) in &touched.fresh {
+            self.disk.rename(&format!("{path}{NEW_SUFFIX}"), path).during("renaming a chunk file")?;
+        }
+        if !names_changed {
+            return Ok(());
+        }
+        if all_at_once || !touched.made_dirs.is_empty() || !self.removals.is_empty() {
+            return self.disk.sync_all().during("syncing chunk files' names");
+        }
+        let fresh = touched.fresh.iter().map(|(_, path)| crate::disk::parent(path).to_owned());
+        let dirs: BTreeSet<String> = fresh.chain(touched.removed).collect();
+        dirs.iter().try_for_each(|dir| self.disk.sync_dir(dir).during("syncing chunk files' names"))
+    }
+
+    /// Sorts the entries' effects by chunk, each chunk's in log order.
+    fn collect(&self) -> Result<Work<D>> {
+        let mut work: Work<D> = BTreeMap::new();
+        for group in &self.groups {
+            let mut seen: BTreeMap<ObjectId, BTreeSet<ChunkId>> = BTreeMap::new();
+            for planned in &group.entries {
+                if planned.entry.kind == EffectKind::Nothing {
+                    continue;
+                }
+                let header = self.read_header(planned)?;
+                self.sort_entry(group, planned, header, &mut seen, &mut work);
+            }
+        }
+        Ok(work)
+    }
+
+    fn sort_entry(
+        &self,
+        group: &GroupPlan<D>,
+        planned: &PlannedEntry<D>,
+        header: EntryHeader,
+        seen: &mut BTreeMap<ObjectId, BTreeSet<ChunkId>>,
+        work: &mut Work<D>,
+    ) {
+        let position = header.position;
+        let mut put = |chunk: ChunkId, op: Op<D>| {
+            work.entry((group.pg, chunk)).or_insert_with(|| (group.size, Vec::new())).1.push(op);
+        };
+        match header.effect {
+            Effect::Nothing => {}
+            Effect::Write { chunk, range, hashes, end_bytes, generation } => {
+                seen.entry(chunk.object).or_default().insert(chunk);
+                let segment = Arc::clone(&planned.segment);
+                let data_offset = planned.entry.data_offset();
+                let first = range.first.0;
+                put(chunk, Op::Write { position, first, hashes, end_bytes, generation, segment, data_offset });
+            }
+            Effect::Discard { chunk, range, generation } => {
+                put(chunk, Op::Discard { position, from: u32::from(range.first.0), to: range.end(), generation });
+            }
+            Effect::DeleteChunk { chunk } => put(chunk, Op::Delete { position }),
+            Effect::Truncate { object, keep_blocks, size_bytes, generation } => {
+                for chunk in group.chunks_of(object, seen) {
+                    let keep = keep_in_chunk(keep_blocks, chunk, group.size);
+                    let end_bytes = end_in_chunk(size_bytes, chunk, group.size);
+                    let truncate = Op::Truncate { position, keep, end_bytes, generation };
+                    put(chunk, if keep == 0 { Op::Delete { position } } else { truncate });
+                }
+            }
+            Effect::DeleteObject { object } => {
+                for chunk in group.chunks_of(object, seen) {
+                    put(chunk, Op::Delete { position });
+                }
+            }
+        }
+    }
+
+    fn read_header(&self, planned: &PlannedEntry<D>) -> Result<EntryHeader> {
+        let entry = &planned.entry;
+        let bytes = read_segment(&planned.segment, entry.offset, usize::from(entry.data_at))?;
+        decode_entry(&bytes, Place { salt: self.salt, lap: u64::from(entry.lap), offset: entry.offset })
+            .filter(|header| header.position == entry.position)
+            .ok_or_else(|| StoreError::JournalCorrupt {
+                at: entry.at().to_string(),
+                synced_to: self.state.as_of.to_string(),
+            })
+    }
+
+    fn apply_chunk(
+        &self,
+        pg: PgId,
+        chunk: ChunkId,
+        size: ChunkSize,
+        ops: Vec<Op<D>>,
+        touched: &mut Touched<D>,
+    ) -> Result<Option<ChunkResult>> {
+        let open = self.cache.open_uncached(pg, chunk, size)?;
+        let mut next = NextChunk::new(pg, chunk, size, open.as_ref().map(|o| o.trailer()));
+        for op in ops {
+            next.apply(op);
+        }
+        let path = chunk_path(pg, chunk);
+        if !next.summary.exists {
+            if open.is_none() {
+                return Ok(None);
+            }
+            self.disk.remove(&path).during("removing a chunk file")?;
+            touched.removed.insert(chunk_dir(pg, chunk));
+            return Ok(Some(ChunkResult { pg, chunk, base: None, trailer: None, replaced: true }));
+        }
+        let trailer = next.trailer();
+        let result = |replaced| {
+            Ok(Some(ChunkResult {
+                pg,
+                chunk,
+                base: Some(base_of(&trailer)),
+                trailer: Some(Arc::new(trailer.clone())),
+                replaced,
+            }))
+        };
+        match open.filter(|_| !next.fresh) {
+            Some(open) => {
+                next.write(&open.file)?;
+                open.file.write_at(&trailer.encode(size), Trailer::slot_offset(size, trailer.serial)).during(&path)?;
+                touched.files.push(open);
+                result(false)
+            }
+            None => {
+                let file = self.create(pg, chunk, &path, touched)?;
+                // Both slots lie within the file from the start.
+                file.set_len(Trailer::slot_offset(size, 0) + 2 * Trailer::slot_bytes(size)).during(&path)?;
+                next.write(&file)?;
+                file.write_at(&trailer.encode(size), Trailer::slot_offset(size, trailer.serial)).during(&path)?;
+                touched.fresh.push((file, path.clone()));
+                result(true)
+            }
+        }
+    }
+
+    fn create(&self, pg: PgId, chunk: ChunkId, path: &str, touched: &mut Touched<D>) -> Result<D::File> {
+        let temporary = format!("{path}{NEW_SUFFIX}");
+        match self.disk.open(&temporary, OpenMode::Truncate) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let dir = chunk_dir(pg, chunk);
+                self.disk.make_dirs(&dir).during(&dir)?;
+                touched.made_dirs.insert(dir);
+                self.disk.open(&temporary, OpenMode::Truncate).during(path)
+            }
+            other => other.during(path),
+        }
+    }
+}
+
+impl<D: Disk> GroupPlan<D> {
+    /// Chunks that exist at this point of the log: in files, or written by earlier entries of this checkpoint.
+    fn chunks_of(&self, object: ObjectId, seen: &BTreeMap<ObjectId, BTreeSet<ChunkId>>) -> BTreeSet<ChunkId> {
+        let mut out: BTreeSet<ChunkId> = self.existing.get(&object).into_iter().flatten().copied().collect();
+        out.extend(seen.get(&object).into_iter().flatten());
+        out
+    }
+}
+
+pub(crate) fn base_of(trailer: &Trailer) -> ChunkBase {
+    ChunkBase {
+        version: trailer.version,
+        generation: trailer.generation,
+        end_bytes: trailer.end_bytes,
+        present: trailer.present(),
+    }
+}
+
+/// Decodes an entry's header from the front of its record.
+pub(crate) fn decode_entry(bytes: &[u8], place: Place) -> Option<EntryHeader> {
+    let header = Header::decode(bytes, place, false)?;
+    let body = bytes.get(HEADER_BYTES..HEADER_BYTES + header.body_bytes as usize)?;
+    if !header.body_verifies(body) {
+        return None;
+    }
+    postcard::from_bytes(body).ok()
+}
+
+/// A chunk on its way to its next version.
+struct NextChunk<D: Disk> {
+    pg: PgId,
+    chunk: ChunkId,
+    size: ChunkSize,
+    summary: Summary,
+    serial: u64,
+    damaged: bool,
+    hashes: Vec<Option<BlockHash>>,
+    /// Blocks with new content: the segment, and the offset in it.
+    sources: BTreeMap<u16, (Arc<Segment<D::File>>, u32)>,
+    /// Blocks whose space is freed.
+    punched: BTreeSet<u16>,
+    /// The old file's contents do not count: a new file replaces it.
+    fresh: bool,
+}
+
+impl<D: Disk> NextChunk<D> {
+    fn new(pg: PgId, chunk: ChunkId, size: ChunkSize, base: Option<Arc<Trailer>>) -> Self {
+        let fresh = base.is_none();
+        let base = base.map_or_else(|| Trailer::new(pg, chunk, size), |b| (*b).clone());
+        let summary = Summary {
+            version: base.version,
+            generation: base.generation,
+            end_bytes: base.end_bytes,
+            exists: !fresh,
+        };
+        Self {
+            pg,
+            chunk,
+            size,
+            summary,
+            serial: base.serial,
+            damaged: base.damaged,
+            hashes: base.hashes,
+            sources: BTreeMap::new(),
+            punched: BTreeSet::new(),
+            fresh,
+        }
+    }
+
+    fn apply(&mut self, op: Op<D>) {
+        match op {
+            Op::Write { position, first, hashes, end_bytes, generation, segment, data_offset } => {
+                for (at, hash) in hashes.into_iter().enumerate() {
+                    let block = first + at as u16;
+                    if let Some(slot) = self.hashes.get_mut(usize::from(block)) {
+                        *slot = Some(hash);
+                        self.punched.remove(&block);
+                        let offset = data_offset + (at * BLOCK_SIZE) as u32;
+                        self.sources.insert(block, (Arc::clone(&segment), offset));
+                    }
+                }
+                self.summary.write(position, generation, end_bytes);
+            }
+            Op::Discard { position, from, to, generation } if self.summary.exists => {
+                self.clear(from, to);
+                self.summary.discard(position, generation);
+            }
+            Op::Truncate { position, keep, end_bytes, generation } if self.summary.exists => {
+                self.clear(keep, u32::from(self.size.blocks()));
+                self.summary.truncate(position, generation, end_bytes);
+            }
+            Op::Delete { position } => {
+                self.hashes.fill(None);
+                self.sources.clear();
+                self.punched.clear();
+                self.damaged = false;
+                self.fresh = true;
+                self.serial = 0;
+                self.summary.delete(position);
+            }
+            Op::Discard { .. } | Op::Truncate { .. } => {}
+        }
+    }
+
+    fn clear(&mut self, from: u32, to: u32) {
+        for block in from..to.min(self.hashes.len() as u32) {
+            if self.hashes[block as usize].take().is_some() {
+                self.sources.remove(&(block as u16));
+                self.punched.insert(block as u16);
+            }
+        }
+    }
+
+    fn trailer(&self) -> Trailer {
+        Trailer {
+            pg: self.pg,
+            chunk: self.chunk,
+            blocks: self.size.blocks(),
+            version: self.summary.version,
+            generation: self.summary.generation,
+            end_bytes: self.summary.end_bytes,
+            serial: self.serial + 1,
+            damaged: self.damaged && self.hashes.iter().any(Option::is_none),
+            hashes: self.hashes.clone(),
+        }
+    }
+
+    fn write(&self, file: &D::File) -> Result<()> {
+        let path = || chunk_path(self.pg, self.chunk);
+        if !self.fresh {
+            for block in &self.punched {
+                file.punch(u64::from(*block) * BLOCK_SIZE as u64, BLOCK_SIZE as u64).during(&path())?;
+            }
+        }
+        let mut run: Vec<u8> = Vec::new();
+        let mut run_first = 0u32;
+        for (block, (segment, offset)) in &self.sources {
+            let block = u32::from(*block);
+            let run_end = run_first + (run.len() / BLOCK_SIZE) as u32;
+            if !run.is_empty() && (block != run_end || run.len() >= RUN_BLOCKS * BLOCK_SIZE) {
+                file.write_at(&run, u64::from(run_first) * BLOCK_SIZE as u64).during(&path())?;
+                run.clear();
+            }
+            if run.is_empty() {
+                run_first = block;
+            }
+            run.extend_from_slice(&self.block_bytes(BlockIndex(block as u16), segment, *offset));
+        }
+        if !run.is_empty() {
+            file.write_at(&run, u64::from(run_first) * BLOCK_SIZE as u64).during(&path())?;
+        }
+        Ok(())
+    }
+
+    /// A block from the journal. One that rotted there goes on as it is: the trailer has its true hash, so that reads
+    /// and scrub find it and fetch it from another member.
+    fn block_bytes(&self, block: BlockIndex, segment: &Segment<D::File>, offset: u32) -> Vec<u8> {
+        let bytes = read_segment(segment, offset, BLOCK_SIZE).unwrap_or_else(|error| {
+            tracing::error!(%error, pg = %self.pg, chunk = %self.chunk, %block, "a journalled block cannot be read");
+            vec![0; BLOCK_SIZE]
+        });
+        let expected = self.hashes.get(usize::from(block.0)).copied().flatten();
+        if expected != Some(block_hash(self.pg.volume, self.chunk, block, &bytes)) {
+            tracing::error!(pg = %self.pg, chunk = %self.chunk, %block, "a journalled block does not verify");
+        }
+        bytes
+    }
+}

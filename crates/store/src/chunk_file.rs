@@ -1,0 +1,289 @@
+//! One chunk's file: sparse data, then two trailer slots.
+//!
+//! Responsible for: trailer layout, choosing the valid slot, file names, the cache of open files. Guarantees: a trailer
+//! is written to the slot that does not hold the valid one, so that a torn write never leaves a chunk without one.
+//! Must not know: the journal, who asks.
+
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::error::{IoContext, Result, StoreError};
+use crate::record::{le32, le64};
+use crate::superblock::CHUNKS_DIR;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use weft_types::{
+    BLOCK_SIZE, BlockHash, ChunkId, ChunkIndex, ChunkSize, Epoch, LogPosition, ObjectId, PgId, Sequence,
+    TruncateGeneration, VolumeId,
+};
+
+const MAGIC: u64 = 0x3152_4c54_4b4e_4843;
+const FORMAT: u16 = 1;
+const HEADER_BYTES: usize = 96;
+const FLAG_DAMAGED: u16 = 1;
+/// A new chunk file has this ending until it is synced.
+pub(crate) const NEW_SUFFIX: &str = ".new";
+
+/// What is known about a chunk's blocks, all of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Trailer {
+    pub pg: PgId,
+    pub chunk: ChunkId,
+    pub blocks: u16,
+    /// Position of the last entry applied.
+    pub version: LogPosition,
+    pub generation: TruncateGeneration,
+    pub end_bytes: u32,
+    /// Counts trailer writes; the valid slot with the higher one is current.
+    pub serial: u64,
+    /// The trailer was lost once: a block without a hash is unknown, not absent.
+    pub damaged: bool,
+    pub hashes: Vec<Option<BlockHash>>,
+}
+
+impl Trailer {
+    pub(crate) fn new(pg: PgId, chunk: ChunkId, size: ChunkSize) -> Self {
+        Self {
+            pg,
+            chunk,
+            blocks: size.blocks(),
+            version: LogPosition::ZERO,
+            generation: TruncateGeneration(0),
+            end_bytes: 0,
+            serial: 0,
+            damaged: false,
+            hashes: vec![None; usize::from(size.blocks())],
+        }
+    }
+
+    pub(crate) fn present(&self) -> u32 {
+        self.hashes.iter().flatten().count() as u32
+    }
+
+    pub(crate) fn slot_bytes(size: ChunkSize) -> u64 {
+        let blocks = u64::from(size.blocks());
+        (HEADER_BYTES as u64 + blocks.div_ceil(8) + blocks * 8).next_multiple_of(BLOCK_SIZE as u64)
+    }
+
+    /// Where the slot of a trailer with this serial number lies.
+    pub(crate) fn slot_offset(size: ChunkSize, serial: u64) -> u64 {
+        u64::from(size.bytes()) + (serial % 2) * Self::slot_bytes(size)
+    }
+
+    pub(crate) fn encode(&self, size: ChunkSize) -> Vec<u8> {
+        let mut out = vec![0u8; Self::slot_bytes(size) as usize];
+        out[0..8].copy_from_slice(&MAGIC.to_le_bytes());
+        out[12..14].copy_from_slice(&FORMAT.to_le_bytes());
+        out[14..16].copy_from_slice(&(if self.damaged { FLAG_DAMAGED } else { 0 }).to_le_bytes());
+        out[16..20].copy_from_slice(&self.pg.volume.0.to_le_bytes());
+        out[20..22].copy_from_slice(&self.pg.index.to_le_bytes());
+        out[22..24].copy_from_slice(&self.blocks.to_le_bytes());
+        out[24..32].copy_from_slice(&self.chunk.object.0.to_le_bytes());
+        out[32..36].copy_from_slice(&self.chunk.index.0.to_le_bytes());
+        out[36..40].copy_from_slice(&self.end_bytes.to_le_bytes());
+        out[40..48].copy_from_slice(&self.version.epoch.0.to_le_bytes());
+        out[48..56].copy_from_slice(&self.version.sequence.0.to_le_bytes());
+        out[56..64].copy_from_slice(&self.generation.0.to_le_bytes());
+        out[64..72].copy_from_slice(&self.serial.to_le_bytes());
+        let hashes_at = HEADER_BYTES + usize::from(self.blocks).div_ceil(8);
+        for (block, hash) in self.hashes.iter().enumerate() {
+            if let Some(hash) = hash {
+                out[HEADER_BYTES + block / 8] |= 1 << (block % 8);
+                out[hashes_at + block * 8..hashes_at + block * 8 + 8].copy_from_slice(&hash.0.to_le_bytes());
+            }
+        }
+        let crc = crc32c::crc32c(&out[12..]);
+        out[8..12].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() < HEADER_BYTES || le64(bytes, 0) != MAGIC || le32(bytes, 8) != crc32c::crc32c(&bytes[12..]) {
+            return None;
+        }
+        let le16 = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+        if le16(12) != FORMAT {
+            return None;
+        }
+        let blocks = le16(22);
+        let hashes_at = HEADER_BYTES + usize::from(blocks).div_ceil(8);
+        bytes.get(hashes_at + usize::from(blocks) * 8 - 1)?;
+        let hashes = (0..usize::from(blocks)).map(|block| {
+            let present = bytes[HEADER_BYTES + block / 8] & (1 << (block % 8)) != 0;
+            present.then(|| BlockHash(le64(bytes, hashes_at + block * 8)))
+        });
+        Some(Self {
+            pg: PgId { volume: VolumeId(le32(bytes, 16)), index: le16(20) },
+            chunk: ChunkId { object: ObjectId(le64(bytes, 24)), index: ChunkIndex(le32(bytes, 32)) },
+            blocks,
+            version: LogPosition::new(Epoch(le64(bytes, 40)), Sequence(le64(bytes, 48))),
+            generation: TruncateGeneration(le64(bytes, 56)),
+            end_bytes: le32(bytes, 36),
+            serial: le64(bytes, 64),
+            damaged: le16(14) & FLAG_DAMAGED != 0,
+            hashes: hashes.collect(),
+        })
+    }
+
+    /// Reads both slots and takes the newer valid one. `None`: neither is valid.
+    pub(crate) fn read<F: DiskFile>(file: &F, pg: PgId, chunk: ChunkId, size: ChunkSize) -> io::Result<Option<Self>> {
+        let slot = Self::slot_bytes(size) as usize;
+        let mut bytes = vec![0; slot * 2];
+        let got = file.read_at(&mut bytes, u64::from(size.bytes()))?;
+        bytes[got..].fill(0);
+        let slots = bytes.chunks_exact(slot).filter_map(Self::decode);
+        // A trailer of another chunk is a misdirected write and as good as none.
+        Ok(slots.filter(|t| t.pg == pg && t.chunk == chunk && t.blocks == size.blocks()).max_by_key(|t| t.serial))
+    }
+}
+
+pub(crate) fn group_dir(pg: PgId) -> String {
+    format!("{CHUNKS_DIR}/{}.{}", pg.volume.0, pg.index)
+}
+
+pub(crate) fn chunk_dir(pg: PgId, chunk: ChunkId) -> String {
+    // A file's chunks spread over the group's directories, and so do the files.
+    let fanout = (chunk.object.0.wrapping_mul(31).wrapping_add(u64::from(chunk.index.0))) as u8;
+    format!("{}/{fanout:02x}", group_dir(pg))
+}
+
+pub(crate) fn chunk_path(pg: PgId, chunk: ChunkId) -> String {
+    format!("{}/{:016x}-{:08x}", chunk_dir(pg, chunk), chunk.object.0, chunk.index.0)
+}
+
+pub(crate) fn parse_chunk_name(name: &str) -> Option<ChunkId> {
+    let (object, index) = name.split_once('-')?;
+    let object = ObjectId(u64::from_str_radix(object, 16).ok()?);
+    Some(ChunkId { object, index: ChunkIndex(u32::from_str_radix(index, 16).ok()?) })
+}
+
+pub(crate) fn parse_group_name(name: &str) -> Option<PgId> {
+    let (volume, index) = name.split_once('.')?;
+    Some(PgId { volume: VolumeId(volume.parse().ok()?), index: index.parse().ok()? })
+}
+
+/// An open chunk file with its trailer.
+pub(crate) struct OpenChunk<D: Disk> {
+    pub file: D::File,
+    trailer: Mutex<Arc<Trailer>>,
+}
+
+impl<D: Disk> OpenChunk<D> {
+    pub(crate) fn trailer(&self) -> Arc<Trailer> {
+        Arc::clone(&self.trailer.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_trailer(&self, trailer: Arc<Trailer>) {
+        *self.trailer.lock().unwrap_or_else(PoisonError::into_inner) = trailer;
+    }
+}
+
+/// Open chunk files, shared with jobs on other threads. Bounded; the one unused for longest goes first.
+pub(crate) struct ChunkCache<D: Disk> {
+    disk: D,
+    limit: usize,
+    inner: Mutex<CacheInner<D>>,
+}
+
+struct CacheInner<D: Disk> {
+    chunks: BTreeMap<(PgId, ChunkId), (Arc<OpenChunk<D>>, u64)>,
+    by_use: BTreeMap<u64, (PgId, ChunkId)>,
+    clock: u64,
+    /// Rises when a checkpoint begins and when it ends.
+    epoch: u64,
+}
+
+impl<D: Disk> ChunkCache<D> {
+    pub(crate) fn new(disk: D, limit: usize) -> Self {
+        let inner = CacheInner { chunks: BTreeMap::new(), by_use: BTreeMap::new(), clock: 0, epoch: 0 };
+        Self { disk, limit: limit.max(1), inner: Mutex::new(inner) }
+    }
+
+    pub(crate) const fn disk(&self) -> &D {
+        &self.disk
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, CacheInner<D>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self, pg: PgId, chunk: ChunkId) -> Option<Arc<OpenChunk<D>>> {
+        let mut guard = self.inner();
+        let inner = &mut *guard;
+        inner.clock += 1;
+        let clock = inner.clock;
+        let (open, used) = inner.chunks.get_mut(&(pg, chunk))?;
+        inner.by_use.remove(used);
+        inner.by_use.insert(clock, (pg, chunk));
+        *used = clock;
+        Some(Arc::clone(open))
+    }
+
+    /// Chunk files do not change between two equal answers, except in blocks that the overlay hides.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.inner().epoch
+    }
+
+    pub(crate) fn bump_epoch(&self) {
+        self.inner().epoch += 1;
+    }
+
+    /// Opens a file without keeping it.
+    pub(crate) fn open_uncached(&self, pg: PgId, chunk: ChunkId, size: ChunkSize) -> Result<Option<Arc<OpenChunk<D>>>> {
+        if let Some(open) = self.get(pg, chunk) {
+            return Ok(Some(open));
+        }
+        let path = chunk_path(pg, chunk);
+        let file = match self.disk.open(&path, OpenMode::Existing) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StoreError::Io { what: path, source }),
+        };
+        let trailer = match Trailer::read(&file, pg, chunk, size).during(&path)? {
+            Some(trailer) => trailer,
+            None => Trailer { damaged: true, ..Trailer::new(pg, chunk, size) },
+        };
+        Ok(Some(Arc::new(OpenChunk { file, trailer: Mutex::new(Arc::new(trailer)) })))
+    }
+
+    /// Opens a file and keeps it open. `None` when it does not exist.
+    pub(crate) fn open(&self, pg: PgId, chunk: ChunkId, size: ChunkSize) -> Result<Option<Arc<OpenChunk<D>>>> {
+        let epoch = self.epoch();
+        let open = self.open_uncached(pg, chunk, size)?;
+        if let Some(open) = &open {
+            self.insert(pg, chunk, Arc::clone(open), epoch);
+        }
+        Ok(open)
+    }
+
+    fn insert(&self, pg: PgId, chunk: ChunkId, open: Arc<OpenChunk<D>>, epoch: u64) {
+        let mut guard = self.inner();
+        let inner = &mut *guard;
+        // A checkpoint began or ended since: the file may have been replaced, its trailer be old.
+        if inner.epoch != epoch {
+            return;
+        }
+        inner.clock += 1;
+        let clock = inner.clock;
+        if let Some((_, used)) = inner.chunks.insert((pg, chunk), (open, clock)) {
+            inner.by_use.remove(&used);
+        }
+        inner.by_use.insert(clock, (pg, chunk));
+        while inner.chunks.len() > self.limit {
+            let Some((_, oldest)) = inner.by_use.pop_first() else { break };
+            inner.chunks.remove(&oldest);
+        }
+    }
+
+    pub(crate) fn forget(&self, pg: PgId, chunk: ChunkId) {
+        let mut inner = self.inner();
+        if let Some((_, used)) = inner.chunks.remove(&(pg, chunk)) {
+            inner.by_use.remove(&used);
+        }
+    }
+
+    pub(crate) fn forget_group(&self, pg: PgId) {
+        let mut inner = self.inner();
+        inner.chunks.retain(|(group, _), _| *group != pg);
+        inner.by_use.retain(|_, (group, _)| *group != pg);
+    }
+}

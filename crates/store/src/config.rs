@@ -1,0 +1,90 @@
+//! Settings of one disk, and the planted bugs that tests switch on.
+
+/// Sizes and bounds. Production uses the defaults; tests use small ones.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Bytes of one journal segment. Has to hold the longest entry ([`crate::MAX_ENTRY_BYTES`]) in production.
+    pub segment_bytes: u32,
+    /// Segments of the journal's ring. Fixed when the disk is formatted, as `segment_bytes` is.
+    pub segments: u32,
+    /// Share of the ring, in segments, that keeps applied entries for levelling.
+    pub retained_segments: u32,
+    /// Preallocated bytes that are given up when the disk is full, so that recovery and deletion work.
+    pub ballast_bytes: u64,
+    /// Free bytes below which nothing more is admitted.
+    pub reserve_bytes: u64,
+    /// Open chunk files, each with its trailer in memory (about 9 KiB at 4 MiB chunks).
+    pub open_chunks: usize,
+    /// Entries the journal may index before the checkpoint is due whatever their size (56 bytes of memory each).
+    pub max_entries: usize,
+    #[cfg(any(test, feature = "mutants"))]
+    pub mutant: Option<Mutant>,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            segments: 8,
+            retained_segments: 2,
+            ballast_bytes: 256 << 20,
+            reserve_bytes: 512 << 20,
+            open_chunks: 1024,
+            max_entries: 262_144,
+            #[cfg(any(test, feature = "mutants"))]
+            mutant: None,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Small sizes for tests and simulations.
+    #[must_use]
+    pub fn small() -> Self {
+        Self {
+            segment_bytes: 64 << 10,
+            segments: 8,
+            retained_segments: 2,
+            ballast_bytes: 64 << 10,
+            reserve_bytes: 256 << 10,
+            open_chunks: 16,
+            max_entries: 4096,
+            #[cfg(any(test, feature = "mutants"))]
+            mutant: None,
+        }
+    }
+
+    /// Whether a planted bug is switched on.
+    #[cfg(any(test, feature = "mutants"))]
+    pub(crate) fn has(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    #[cfg(not(any(test, feature = "mutants")))]
+    pub(crate) const fn has(&self, _mutant: Mutant) -> bool {
+        false
+    }
+}
+
+/// Planted bugs. Each has to be caught by a test.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutant {
+    /// A sync reports success without having synced.
+    SkipFsync,
+    /// The sync mark is written before its sync.
+    MarkBeforeFsync,
+    /// Records of a recycled segment's earlier lap are accepted.
+    IgnoreLap,
+    /// The journal is trimmed before data and trailers are synced.
+    TrimBeforeTrailerSync,
+    /// Uncommitted entries are applied to chunk files.
+    ApplyUncommitted,
+    /// A cut is not written to the journal.
+    ForgetCut,
+    /// A failed sync does not poison the store.
+    RetryFsync,
+    /// Records behind a bad one are not told apart from new ones of a later life.
+    IgnoreLife,
+    /// Replay does not check block data against the entry's hashes.
+    TrustData,
+}

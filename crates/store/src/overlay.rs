@@ -1,0 +1,133 @@
+//! What is journalled and not yet in chunk files, per chunk, newest first.
+//!
+//! Responsible for: answering where a block's newest content is. Guarantees: memory in proportion to the journal (about
+//! 40 bytes a block); uncommitted entries are included. Must not know: files, positions' epochs beyond the version.
+
+use std::collections::BTreeMap;
+use weft_types::{BlockHash, BlockRange, LogPosition, TruncateGeneration};
+
+/// Where a journalled block lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct JournalBlock {
+    pub sequence: u64,
+    pub hash: BlockHash,
+    pub lap: u32,
+    /// Of the block's bytes in the segment.
+    pub offset: u32,
+}
+
+/// Blocks `from..to` were made absent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Clear {
+    sequence: u64,
+    from: u32,
+    to: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ChunkOverlay {
+    blocks: BTreeMap<u16, JournalBlock>,
+    clears: Vec<Clear>,
+    pub summary: Summary,
+}
+
+/// A chunk's attributes with everything journalled taken into account.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    pub version: LogPosition,
+    pub generation: TruncateGeneration,
+    pub end_bytes: u32,
+    pub exists: bool,
+}
+
+impl Summary {
+    pub(crate) fn write(&mut self, version: LogPosition, generation: TruncateGeneration, end_bytes: u32) {
+        self.version = version;
+        self.exists = true;
+        // A write of an older generation was overtaken by the truncation: it says nothing about the end.
+        if generation >= self.generation {
+            self.generation = generation;
+            self.end_bytes = self.end_bytes.max(end_bytes);
+        }
+    }
+
+    pub(crate) fn discard(&mut self, version: LogPosition, generation: TruncateGeneration) {
+        self.version = version;
+        self.generation = self.generation.max(generation);
+    }
+
+    pub(crate) fn truncate(&mut self, version: LogPosition, generation: TruncateGeneration, end_bytes: u32) {
+        self.version = version;
+        if generation >= self.generation {
+            self.generation = generation;
+            self.end_bytes = self.end_bytes.min(end_bytes);
+        }
+    }
+
+    pub(crate) fn delete(&mut self, version: LogPosition) {
+        *self = Self { version, ..Self::default() };
+    }
+}
+
+/// Where a block's newest content is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Whereabouts {
+    Journal(JournalBlock),
+    Absent,
+    /// In the chunk's file, or absent there.
+    File,
+}
+
+impl ChunkOverlay {
+    pub(crate) const fn new(summary: Summary) -> Self {
+        Self { blocks: BTreeMap::new(), clears: Vec::new(), summary }
+    }
+
+    pub(crate) fn find(&self, block: u16) -> Whereabouts {
+        if let Some(found) = self.blocks.get(&block) {
+            return Whereabouts::Journal(*found);
+        }
+        let block = u32::from(block);
+        if self.clears.iter().any(|c| c.from <= block && block < c.to) { Whereabouts::Absent } else { Whereabouts::File }
+    }
+
+    pub(crate) fn put(&mut self, block: u16, content: JournalBlock) {
+        self.blocks.insert(block, content);
+    }
+
+    pub(crate) fn clear(&mut self, sequence: u64, from: u32, to: u32) {
+        if from >= to {
+            return;
+        }
+        if let Ok(first) = u16::try_from(from) {
+            let inside: Vec<u16> =
+                self.blocks.range(first..).map(|(b, _)| *b).take_while(|b| u32::from(*b) < to).collect();
+            for block in inside {
+                self.blocks.remove(&block);
+            }
+        }
+        // A newer clear that covers an older one replaces it: while the newer is unapplied, its blocks are absent.
+        self.clears.retain(|c| !(from <= c.from && c.to <= to));
+        self.clears.push(Clear { sequence, from, to });
+    }
+
+    /// Forgets what a checkpoint has brought to the chunk's file.
+    pub(crate) fn applied(&mut self, sequence: u64) {
+        self.blocks.retain(|_, b| b.sequence > sequence);
+        self.clears.retain(|c| c.sequence > sequence);
+    }
+
+    /// Follows an entry that was copied forward in the journal.
+    pub(crate) fn relocate(&mut self, sequence: u64, range: BlockRange, lap: u32, data_offset: u32) {
+        for (at, block) in range.blocks().enumerate() {
+            if let Some(found) = self.blocks.get_mut(&block.0).filter(|f| f.sequence == sequence) {
+                found.lap = lap;
+                found.offset = data_offset + (at * weft_types::BLOCK_SIZE) as u32;
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.clears.is_empty()
+    }
+}

@@ -1,0 +1,166 @@
+//! Whose disk this is (design 4.6): identity, format, lock, failure mark.
+//!
+//! Responsible for: refusing a foreign, swapped, half-formatted, other-version or failed disk. Guarantees: the
+//! superblock is written last when formatting, so that its presence means a complete disk. Must not know: the journal's
+//! records, chunk files.
+
+use crate::config::StoreConfig;
+use crate::disk::{Disk, DiskFile, OpenMode, read_file, replace_file};
+use crate::error::{IoContext, Result, StoreError};
+use crate::sealed::{self, Seal, Unsealed};
+use crate::state::DiskState;
+use serde::{Deserialize, Serialize};
+use weft_types::{ClusterId, DiskId, NodeId};
+
+/// Version of everything on the disk.
+pub const FORMAT_VERSION: u32 = 1;
+
+pub(crate) const LOCK_FILE: &str = "lock";
+pub(crate) const FAILED_FILE: &str = "failed";
+pub(crate) const BALLAST_FILE: &str = "ballast";
+pub(crate) const JOURNAL_DIR: &str = "journal";
+pub(crate) const CHUNKS_DIR: &str = "chunks";
+pub(crate) const SUPERBLOCK: Seal = Seal { path: "superblock", magic: *b"WEFTDISK", version: FORMAT_VERSION };
+pub(crate) const STATE: Seal = Seal { path: "state", magic: *b"WEFTSTAT", version: FORMAT_VERSION };
+
+/// Who a disk is.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct Identity {
+    pub cluster: ClusterId,
+    pub disk: DiskId,
+    /// The node that formatted it.
+    pub node: NodeId,
+}
+
+/// Whom the caller expects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expected {
+    pub cluster: ClusterId,
+    /// `None` when any disk of the cluster will do.
+    pub disk: Option<DiskId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub(crate) struct Superblock {
+    pub identity: Identity,
+    pub segment_bytes: u32,
+    pub segments: u32,
+}
+
+impl Superblock {
+    /// Goes into every journal checksum.
+    pub(crate) fn salt(&self) -> u64 {
+        let id = self.identity.disk.0;
+        (id as u64) ^ ((id >> 64) as u64)
+    }
+}
+
+pub(crate) fn segment_path(index: u32) -> String {
+    format!("{JOURNAL_DIR}/{index:04}")
+}
+
+/// Makes an empty directory a disk.
+pub(crate) fn format<D: Disk>(disk: &D, identity: Identity, config: &StoreConfig) -> Result<()> {
+    let found = disk.list("").during("listing the directory")?;
+    if found.iter().any(|e| e.name == SUPERBLOCK.path) {
+        return Err(StoreError::NotEmpty { disk: disk.describe() });
+    }
+    if found.iter().any(|e| e.name == JOURNAL_DIR) {
+        return Err(StoreError::HalfFormatted { disk: disk.describe() });
+    }
+    if found.iter().any(|e| e.name != "lost+found" && e.name != LOCK_FILE) {
+        return Err(StoreError::NotEmpty { disk: disk.describe() });
+    }
+    let _lock = take_lock(disk)?;
+    disk.make_dirs(JOURNAL_DIR).during("creating the journal")?;
+    disk.make_dirs(CHUNKS_DIR).during("creating the chunk directory")?;
+    for index in 0..config.segments {
+        fill(disk, &segment_path(index), u64::from(config.segment_bytes))?;
+    }
+    create_ballast(disk, config.ballast_bytes)?;
+    disk.sync_dir(JOURNAL_DIR).during("syncing the journal's directory")?;
+    let state = DiskState { first_live: 1, ..DiskState::default() };
+    sealed::write(disk, STATE, &state)?;
+    let superblock = Superblock { identity, segment_bytes: config.segment_bytes, segments: config.segments };
+    sealed::write(disk, SUPERBLOCK, &superblock)
+}
+
+/// Written with zeros, not only allocated: an fdatasync of a record then changes no metadata.
+fn fill<D: Disk>(disk: &D, path: &str, bytes: u64) -> Result<()> {
+    const STEP: u64 = 1 << 20;
+    let file = disk.open(path, OpenMode::Truncate).during(path)?;
+    let zeros = vec![0; STEP.min(bytes) as usize];
+    let mut at = 0;
+    while at < bytes {
+        let step = STEP.min(bytes - at);
+        file.write_at(&zeros[..step as usize], at).during(path)?;
+        at += step;
+    }
+    file.sync_data().during(path)
+}
+
+pub(crate) fn create_ballast<D: Disk>(disk: &D, bytes: u64) -> Result<()> {
+    let file = disk.open(BALLAST_FILE, OpenMode::Create).during("creating the ballast")?;
+    if bytes > 0 {
+        file.allocate(0, bytes).during("allocating the ballast")?;
+    }
+    file.sync_data().during("syncing the ballast")
+}
+
+pub(crate) fn release_ballast<D: Disk>(disk: &D) -> Result<()> {
+    let file = disk.open(BALLAST_FILE, OpenMode::Create).during("opening the ballast")?;
+    file.set_len(0).during("releasing the ballast")?;
+    file.sync_data().during("syncing the ballast")
+}
+
+pub(crate) fn take_lock<D: Disk>(disk: &D) -> Result<D::Lock> {
+    disk.try_lock(LOCK_FILE).during("locking the disk")?.ok_or_else(|| StoreError::Locked { disk: disk.describe() })
+}
+
+pub(crate) fn read_superblock<D: Disk>(disk: &D) -> Result<Superblock> {
+    match sealed::read(disk, SUPERBLOCK)? {
+        Unsealed::Value(superblock) => Ok(superblock),
+        Unsealed::OtherVersion(found) => {
+            Err(StoreError::OtherVersion { disk: disk.describe(), found, supported: FORMAT_VERSION })
+        }
+        Unsealed::Absent => {
+            let found = disk.list("").during("listing the directory")?;
+            let begun = found.iter().any(|e| e.name == JOURNAL_DIR);
+            let disk = disk.describe();
+            Err(if begun { StoreError::HalfFormatted { disk } } else { StoreError::NotFormatted { disk } })
+        }
+    }
+}
+
+pub(crate) fn read_state<D: Disk>(disk: &D) -> Result<DiskState> {
+    match sealed::read(disk, STATE)? {
+        Unsealed::Value(state) => Ok(state),
+        Unsealed::OtherVersion(found) => {
+            Err(StoreError::OtherVersion { disk: disk.describe(), found, supported: FORMAT_VERSION })
+        }
+        Unsealed::Absent => Err(StoreError::Corrupt { file: STATE.path.to_owned(), what: "it is missing".to_owned() }),
+    }
+}
+
+/// Refuses a disk that is not the expected one, or that failed.
+pub(crate) fn check<D: Disk>(disk: &D, superblock: &Superblock, expected: Expected) -> Result<()> {
+    let Identity { cluster, disk: id, .. } = superblock.identity;
+    if cluster != expected.cluster {
+        return Err(StoreError::ForeignCluster { disk: disk.describe(), found: cluster, expected: expected.cluster });
+    }
+    if let Some(expected) = expected.disk.filter(|expected| *expected != id) {
+        return Err(StoreError::ForeignDisk { disk: disk.describe(), found: id, expected });
+    }
+    if let Some(reason) = read_file(disk, FAILED_FILE).during("reading the failure mark")? {
+        let reason = String::from_utf8_lossy(&reason).into_owned();
+        return Err(StoreError::MarkedFailed { disk: disk.describe(), reason });
+    }
+    Ok(())
+}
+
+/// Records that the disk failed, as far as a failed disk lets itself be written to.
+pub(crate) fn mark_failed<D: Disk>(disk: &D, reason: &str) {
+    if let Err(error) = replace_file(disk, FAILED_FILE, reason.as_bytes()) {
+        tracing::error!(%error, disk = %disk.describe(), "the disk failed and the failure could not be recorded on it");
+    }
+}
