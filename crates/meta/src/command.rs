@@ -200,30 +200,14 @@ pub enum Command {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub enum CommandReply {
     Done,
-    Joined {
-        node: NodeId,
-        cluster: ClusterId,
-    },
-    TokenAccepted {
-        cluster: ClusterId,
-        name: String,
-    },
-    Registered {
-        incarnation: Incarnation,
-        map_version: MapVersion,
-    },
-    SetChanged {
-        map_version: MapVersion,
-    },
+    Joined { node: NodeId, cluster: ClusterId },
+    TokenAccepted { cluster: ClusterId, name: String },
+    Registered { incarnation: Incarnation, map_version: MapVersion },
+    SetChanged { map_version: MapVersion },
     SetRefused(SetRefusal),
     Volume(VolumeRecord),
-    VolumePurge {
-        finished: bool,
-    },
-    SessionOpened {
-        session: SessionId,
-        volume: VolumeId,
-    },
+    VolumePurge { finished: bool },
+    SessionOpened { session: SessionId, volume: VolumeId },
     Namespace(Result<NamespaceReply, ErrorKind>),
     Refused(ErrorKind),
 }

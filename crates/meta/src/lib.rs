@@ -19,34 +19,27 @@
 //! answer(applied.reply);
 //! if applied.map_changed || applied.work_changed { leader.step(Applied { facts: read::facts(&view)? }, now) }
 //! ```
-//!
-//! Being filled in; signatures to code against:
-//!
-//! ```text
-//! pub fn apply<V: View>(view: &V, stamped: &Stamped) -> Result<Applied, StateError>;
-//! pub struct Applied { batch: Batch, reply: CommandReply, map_changed: bool, work_changed: bool,
-//!                      wanted_sessions: Vec<SessionId> }
-//! pub mod read {
-//!     pub fn cluster_map(view, Option<VolumeId>) -> Result<ClusterMap, StateError>;
-//!     pub fn map_version(view) -> Result<MapVersion, StateError>;
-//!     pub fn cluster(view) -> Result<Option<ClusterRecord>, StateError>;   // id, CA certificate and key
-//!     pub fn volumes(view) -> Result<Vec<VolumeSummary>, StateError>;
-//!     pub fn sessions(view) -> Result<Vec<SessionSummary>, StateError>;
-//!     pub fn session(view, SessionId) -> Result<Option<SessionRecord>, StateError>;
-//!     pub fn tokens(view) -> Result<Vec<TokenSummary>, StateError>;
-//!     pub fn events(view, after: u64, max: u32) -> Result<Vec<Event>, StateError>;
-//!     pub fn facts(view) -> Result<leader::Facts, StateError>;
-//! }
-//! pub mod namespace { pub fn query(view, VolumeId, &Query) -> Result<Result<NamespaceReply, ErrorKind>, StateError>; }
-//! pub mod voters { pub fn wanted(nodes: &[NodeRecord]) -> BTreeSet<NodeId>; }
-//! impl leader::Leader { pub fn new() -> Self; pub fn step(&mut self, LeaderEvent, now: BootTime) -> Vec<LeaderAction>;
-//!                       pub fn status(&self, now) -> LeaderStatus /* last heartbeat ms, free bytes */ }
-//! ```
 
+mod apply;
+mod cluster;
+mod codec;
 pub mod command;
+pub mod groups;
+pub mod keys;
 pub mod leader;
+pub mod mutants;
+pub mod namespace;
+mod nodes;
+pub mod placement;
+pub mod read;
+mod reclaim;
 pub mod records;
+mod sessions;
+mod txn;
 pub mod view;
+mod volumes;
+pub mod voters;
 
+pub use apply::{Applied, apply};
 pub use command::{Command, CommandReply, SetRefusal, Stamped};
 pub use view::{Batch, Key, MemoryView, StateError, Value, View};

@@ -40,7 +40,9 @@ pub struct TokenRecord {
 pub enum SessionState {
     Live,
     /// Off the list since this map version; still owns its caps.
-    Struck { since: MapVersion },
+    Struck {
+        since: MapVersion,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -52,13 +54,15 @@ pub struct SessionRecord {
     pub state: SessionState,
 }
 
-/// How far a session's requests are answered.
+/// How far a session's requests are answered, and what it has open.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
 pub struct RequestWindow {
     /// Requests below are answered and forgotten; they are refused.
     pub low_water: RequestNumber,
     /// Replies remembered.
     pub remembered: u32,
+    /// Inodes the session has open.
+    pub opens: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -93,6 +97,8 @@ pub enum InodeBody {
         cut: Option<u64>,
         /// The size-cap holder was fenced: the cap is granted again only after its size is collected.
         size_unknown: bool,
+        /// A session had it open for writing since its object was made: there may be data to delete.
+        written: bool,
     },
     Directory {
         parent: InodeNumber,
@@ -114,6 +120,9 @@ pub struct EntryRecord {
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
 pub struct VolumeUsageRecord {
     pub inodes: u64,
+    /// Counted up, never reused.
+    pub last_inode: InodeNumber,
+    pub last_object: ObjectId,
 }
 
 /// A deletion in progress.

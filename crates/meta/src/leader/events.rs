@@ -44,26 +44,55 @@ pub enum Reclaimed {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LeaderEvent {
     /// This node has won an election and its first entry of the term is applied.
-    BecameLeader { facts: Facts },
+    BecameLeader {
+        facts: Facts,
+    },
     /// Every ticket that is still open has to be answered `NotLeader` by the shell.
     LostLeadership,
     /// The event's `now` is the time of receipt.
-    HeartbeatReceived { ticket: Ticket, heartbeat: NodeHeartbeat },
-    SessionHeartbeat { ticket: Ticket, session: SessionId },
+    HeartbeatReceived {
+        ticket: Ticket,
+        heartbeat: NodeHeartbeat,
+    },
+    SessionHeartbeat {
+        ticket: Ticket,
+        session: SessionId,
+    },
     /// A quorum confirmed after `StartQuorumRound` that this node leads (openraft: `ensure_linearizable`).
-    QuorumRoundDone { round: RoundId },
-    QuorumRoundFailed { round: RoundId },
+    QuorumRoundDone {
+        round: RoundId,
+    },
+    QuorumRoundFailed {
+        round: RoundId,
+    },
     /// A command was applied with `map_changed` or `work_changed`.
-    Applied { facts: Facts },
+    Applied {
+        facts: Facts,
+    },
     /// A primary asks for a set change.
-    SetChangeRequested { ticket: Ticket, request: ChangeSetRequest },
+    SetChangeRequested {
+        ticket: Ticket,
+        request: ChangeSetRequest,
+    },
     /// Somebody asks for what this session holds (`Applied::wanted_sessions`).
-    SessionWanted { session: SessionId },
+    SessionWanted {
+        session: SessionId,
+    },
     /// Operator.
-    EvictSession { session: SessionId },
-    ReclaimFinished { volume: VolumeId, object: ObjectId, generation: TruncateGeneration, outcome: Reclaimed },
+    EvictSession {
+        session: SessionId,
+    },
+    ReclaimFinished {
+        volume: VolumeId,
+        object: ObjectId,
+        generation: TruncateGeneration,
+        outcome: Reclaimed,
+    },
     /// Answer to `RecoverSize`; `None` when some placement group did not answer.
-    SizeCollected { recovery: SizeRecovery, end_bytes: Option<u64> },
+    SizeCollected {
+        recovery: SizeRecovery,
+        end_bytes: Option<u64>,
+    },
     /// At least every `HEARTBEAT_INTERVAL`.
     Tick,
 }
@@ -71,17 +100,35 @@ pub enum LeaderEvent {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LeaderAction {
     /// Begin a quorum round now, after everything received so far; one at a time.
-    StartQuorumRound { round: RoundId },
+    StartQuorumRound {
+        round: RoundId,
+    },
     /// The lease runs from when the node sent the heartbeat, once it has applied `map_version`.
-    AnswerHeartbeat { ticket: Ticket, node: NodeId, map_version: MapVersion },
-    AnswerSession { ticket: Ticket, session: SessionId, map_version: MapVersion },
-    Refuse { ticket: Ticket, why: ErrorKind },
+    AnswerHeartbeat {
+        ticket: Ticket,
+        node: NodeId,
+        map_version: MapVersion,
+    },
+    AnswerSession {
+        ticket: Ticket,
+        session: SessionId,
+        map_version: MapVersion,
+    },
+    Refuse {
+        ticket: Ticket,
+        why: ErrorKind,
+    },
     /// No answer will be given; forget the ticket (the caller's deadline ends its wait).
-    Drop { ticket: Ticket },
+    Drop {
+        ticket: Ticket,
+    },
     /// Stamp it with the wall time and give it to Raft.
     Propose(Command),
     /// As `Propose`, and answer the ticket with its reply.
-    ProposeFor { ticket: Ticket, command: Command },
+    ProposeFor {
+        ticket: Ticket,
+        command: Command,
+    },
     /// Remove an object, or its part past a cut, from every placement group; then `ReclaimFinished`. Idempotent.
     StartReclaim(ReclaimItem),
     /// Ask every placement group of the object for its extent; then `SizeCollected`.

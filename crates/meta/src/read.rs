@@ -1,0 +1,152 @@
+//! Questions about the cluster: the map, volumes, sessions, tokens, events, and what the leader has to know.
+//!
+//! Guarantees: changes nothing; every answer is of one view.
+
+use crate::codec::{fetch, fetch_all};
+use crate::keys;
+use crate::leader::{Facts, SessionFact};
+use crate::records::{
+    ClusterRecord, NodeEntry, ReclaimItem, SessionRecord, SessionState, SizeRecovery, TokenRecord, VolumeUsageRecord,
+};
+use crate::view::{StateError, View};
+use weft_proto::admin::{Event, SessionSummary, TokenSummary, VolumeSummary};
+use weft_types::limits::{MAX_EVENTS, MAX_RECLAIMS_LISTED};
+use weft_types::map::{ClusterMap, VolumeRecord};
+use weft_types::{MapVersion, SessionId, VolumeId};
+
+/// The cluster's identity and certificate authority; `None` before `Bootstrap`.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn cluster(view: &dyn View) -> Result<Option<ClusterRecord>, StateError> {
+    fetch(view, keys::CLUSTER)
+}
+
+/// # Errors
+/// When the state cannot be read.
+pub fn map_version(view: &dyn View) -> Result<MapVersion, StateError> {
+    Ok(MapVersion(fetch(view, keys::MAP_VERSION)?.unwrap_or(0)))
+}
+
+/// The map: all of it for a node, one volume's part for a client.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn cluster_map(view: &dyn View, volume: Option<VolumeId>) -> Result<ClusterMap, StateError> {
+    let ours = |id: VolumeId| volume.is_none_or(|v| v == id);
+    let nodes: Vec<NodeEntry> = fetch_all(view, keys::NODES, usize::MAX)?;
+    let volumes: Vec<VolumeRecord> = fetch_all(view, keys::VOLUMES, usize::MAX)?;
+    let pgs = match volume {
+        Some(id) => fetch_all(view, &keys::groups_of(id), usize::MAX)?,
+        None => fetch_all(view, keys::GROUPS, usize::MAX)?,
+    };
+    let sessions: Vec<SessionRecord> = fetch_all(view, keys::SESSIONS, usize::MAX)?;
+    let live = sessions.iter().filter(|s| s.state == SessionState::Live && ours(s.volume));
+    Ok(ClusterMap {
+        cluster: cluster(view)?.map(|c| c.id).unwrap_or_default(),
+        version: map_version(view)?,
+        nodes: nodes.into_iter().map(|n| n.record).collect(),
+        disks: fetch_all(view, keys::DISKS, usize::MAX)?,
+        volumes: volumes.into_iter().filter(|v| ours(v.id)).collect(),
+        pgs,
+        live_sessions: live.map(|s| s.id).collect(),
+    })
+}
+
+/// # Errors
+/// When the state cannot be read.
+pub fn volumes(view: &dyn View) -> Result<Vec<VolumeSummary>, StateError> {
+    let records: Vec<VolumeRecord> = fetch_all(view, keys::VOLUMES, usize::MAX)?;
+    let summary = |record: VolumeRecord| {
+        let usage: VolumeUsageRecord = fetch(view, &keys::usage(record.id))?.unwrap_or_default();
+        Ok(VolumeSummary { record, inodes: usage.inodes })
+    };
+    records.into_iter().map(summary).collect()
+}
+
+/// A volume by its name.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn volume(view: &dyn View, name: &str) -> Result<Option<VolumeRecord>, StateError> {
+    match fetch::<VolumeId>(view, &keys::volume_name(name))? {
+        Some(id) => fetch(view, &keys::volume(id)),
+        None => Ok(None),
+    }
+}
+
+/// # Errors
+/// When the state cannot be read.
+pub fn sessions(view: &dyn View) -> Result<Vec<SessionSummary>, StateError> {
+    let records: Vec<SessionRecord> = fetch_all(view, keys::SESSIONS, usize::MAX)?;
+    let summary = |s: SessionRecord| SessionSummary {
+        session: s.id,
+        volume: s.volume,
+        struck: s.state != SessionState::Live,
+        host: s.host,
+        mount_point: s.mount_point,
+    };
+    Ok(records.into_iter().map(summary).collect())
+}
+
+/// # Errors
+/// When the state cannot be read.
+pub fn session(view: &dyn View, session: SessionId) -> Result<Option<SessionRecord>, StateError> {
+    fetch(view, &keys::session(session))
+}
+
+/// # Errors
+/// When the state cannot be read.
+pub fn tokens(view: &dyn View) -> Result<Vec<TokenSummary>, StateError> {
+    let records: Vec<TokenRecord> = fetch_all(view, keys::TOKENS, usize::MAX)?;
+    let summary = |t: TokenRecord| TokenSummary {
+        id: t.id,
+        role: t.role,
+        name: t.name,
+        expires_at_seconds: t.expires_at_seconds,
+        used: t.used,
+    };
+    Ok(records.into_iter().map(summary).collect())
+}
+
+/// Notable facts with a number above `after`, oldest first, at most `max`.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn events(view: &dyn View, after: u64, max: u32) -> Result<Vec<Event>, StateError> {
+    let end = keys::after_prefix(&keys::event(u64::MAX));
+    let limit = (max as usize).min(usize::try_from(MAX_EVENTS).unwrap_or(usize::MAX));
+    let pairs = view.scan(&keys::event(after.saturating_add(1)), &end, limit)?;
+    pairs.iter().map(|(key, bytes)| crate::codec::decode(key, bytes)).collect()
+}
+
+/// First deletions in progress.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn reclaims(view: &dyn View, limit: usize) -> Result<Vec<ReclaimItem>, StateError> {
+    fetch_all(view, keys::RECLAIMS, limit)
+}
+
+/// What the leader has to know of this view.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn facts(view: &dyn View) -> Result<Facts, StateError> {
+    let sessions: Vec<SessionRecord> = fetch_all(view, keys::SESSIONS, usize::MAX)?;
+    let fact = |s: SessionRecord| SessionFact {
+        session: s.id,
+        volume: s.volume,
+        struck_since: match s.state {
+            SessionState::Live => None,
+            SessionState::Struck { since } => Some(since),
+        },
+    };
+    let size_recoveries: Vec<SizeRecovery> = fetch_all(view, keys::SIZE_RECOVERIES, MAX_RECLAIMS_LISTED)?;
+    Ok(Facts {
+        map: cluster_map(view, None)?,
+        sessions: sessions.into_iter().map(fact).collect(),
+        reclaims: reclaims(view, MAX_RECLAIMS_LISTED)?,
+        size_recoveries,
+    })
+}
