@@ -76,6 +76,7 @@ pub mod disk;
 mod error;
 pub mod fault;
 mod group;
+pub mod inspect;
 mod journal;
 mod overlay;
 mod query;
