@@ -5,7 +5,7 @@
 
 use crate::error::{CallError, CloseReason, SendError};
 use crate::identity::PeerIdentity;
-use crate::lane::Channel;
+use crate::lane::{Channel, LaneStatistics};
 use crate::message::{Message, Payload};
 use crate::outgoing::{Outgoing, OutgoingFrame};
 use bytes::Bytes;
@@ -24,6 +24,8 @@ use weft_proto::hello::Hello;
 use weft_types::limits::{MAX_QUEUED_REPLY_BYTES, MAX_REQUESTS_PER_CONNECTION};
 
 /// Serves what a peer sends. Called inline by the task that reads the stream, so it must not block.
+///
+/// A connection holds its handler. A handler that keeps connections has to let go of them in [`Handler::on_closed`].
 pub trait Handler: 'static {
     /// The connection is open. Called once, before any message.
     fn on_open(&self, _connection: &Connection) {}
@@ -70,7 +72,7 @@ struct PendingCall {
 /// What a lane offers to a connection that does not know its type.
 pub(crate) trait LaneControl {
     fn close(&self, reason: &str);
-    fn datagrams_received(&self) -> Option<u64>;
+    fn statistics(&self) -> Option<LaneStatistics>;
 }
 
 struct Shared {
@@ -139,11 +141,10 @@ impl Connection {
         self.0.channels.iter().map(Outgoing::queued_bytes).sum()
     }
 
-    /// Packets heard from the peer so far, where the lane counts them: one that grows shows a live peer, as keep-alives
-    /// count too.
+    /// How the path to the peer is doing; `None` for a lane without a network.
     #[must_use]
-    pub fn datagrams_received(&self) -> Option<u64> {
-        self.0.lane.datagrams_received()
+    pub fn statistics(&self) -> Option<LaneStatistics> {
+        self.0.lane.statistics()
     }
 
     /// Sends a request and waits for the decoded reply and its payload. Waits for room in the queue first, at most

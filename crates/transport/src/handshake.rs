@@ -3,7 +3,7 @@
 use crate::connection::{Connection, Handler, LaneControl, Parts, Side};
 use crate::error::{CloseReason, ConnectError, ProtocolError};
 use crate::identity::{PeerIdentity, PeerRole};
-use crate::lane::{Channel, Lane, Sink, Source};
+use crate::lane::{Channel, Lane, LaneStatistics, Sink, Source};
 use crate::reader::{FrameStream, read_loop};
 use bytes::Bytes;
 use std::rc::Rc;
@@ -23,8 +23,8 @@ impl<L: Lane> LaneControl for LaneHandle<L> {
         self.0.close(reason);
     }
 
-    fn datagrams_received(&self) -> Option<u64> {
-        self.0.datagrams_received()
+    fn statistics(&self) -> Option<LaneStatistics> {
+        self.0.statistics()
     }
 }
 

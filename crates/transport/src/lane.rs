@@ -52,6 +52,18 @@ impl Channel {
     }
 }
 
+/// How a network path is doing.
+#[derive(Clone, Copy, Debug)]
+pub struct LaneStatistics {
+    /// Packets received so far, keep-alives included: one that grows shows a live peer.
+    pub received_packets: u64,
+    pub lost_packets: u64,
+    pub round_trip: std::time::Duration,
+    pub congestion_window_bytes: u64,
+    /// Bytes of the largest packet that the path is known to carry.
+    pub mtu: u16,
+}
+
 /// Receiving half of a stream.
 pub trait Source: 'static {
     /// Fills the front of `pieces` with what has arrived, waiting for the first; `Ok(0)` at the end of the stream.
@@ -73,8 +85,8 @@ pub trait Lane: 'static {
     /// Who is at the other end, proven.
     fn peer(&self) -> &PeerIdentity;
     fn remote_address(&self) -> Option<SocketAddr>;
-    /// Packets received so far, keep-alives included; `None` where there is no such count.
-    fn datagrams_received(&self) -> Option<u64>;
+    /// `None` where there is no network to measure.
+    fn statistics(&self) -> Option<LaneStatistics>;
     fn open(&self) -> impl Future<Output = Result<(Self::Sink, Self::Source), CloseReason>>;
     fn accept(&self) -> impl Future<Output = Result<(Self::Sink, Self::Source), CloseReason>>;
     /// Ends the lane at once, telling the peer why.

@@ -26,6 +26,8 @@ mod durable;
 mod handshake;
 mod outgoing;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 pub use ca::{Authority, Credentials};
 pub use connection::{Connection, Handler, Replier};

@@ -1,13 +1,16 @@
 //! A lane within one process, for tests: the same connection code, no sockets, no encryption.
 
-use crate::error::CloseReason;
+use crate::connection::{Connection, Handler};
+use crate::error::{CloseReason, ConnectError};
+use crate::handshake;
 use crate::identity::PeerIdentity;
-use crate::lane::{Lane, Sink, Source};
+use crate::lane::{Lane, LaneStatistics, Sink, Source};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use tokio::sync::{Notify, mpsc};
+use weft_proto::hello::Hello;
 
 /// Pieces that a stream holds; a writer waits beyond that, as it would for a peer's flow control.
 const PIECES_PER_STREAM: usize = 64;
@@ -133,7 +136,7 @@ impl Lane for MemoryLane {
         None
     }
 
-    fn datagrams_received(&self) -> Option<u64> {
+    fn statistics(&self) -> Option<LaneStatistics> {
         None
     }
 
@@ -177,4 +180,23 @@ impl Drop for MemoryLane {
     fn drop(&mut self) {
         self.close("dropped");
     }
+}
+
+/// One end of a connection to be made with [`connect`].
+pub struct End {
+    pub identity: PeerIdentity,
+    pub hello: Hello,
+    pub handler: Rc<dyn Handler>,
+}
+
+/// Connects two ends within this process, with the same handshake as over a network. The first one dials.
+///
+/// # Errors
+/// When the handshake fails.
+pub async fn connect(dialing: End, accepting: End) -> Result<(Connection, Connection), ConnectError> {
+    let (left, right) = pair(dialing.identity, accepting.identity);
+    let accept = handshake::accept(right, accepting.hello, accepting.handler);
+    let dial = handshake::dial(left, dialing.hello, None, dialing.handler);
+    let (dialed, accepted) = tokio::join!(dial, accept);
+    Ok((dialed?, accepted?))
 }

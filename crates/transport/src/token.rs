@@ -165,7 +165,8 @@ fn from_base32(text: &str) -> Option<Vec<u8>> {
             bits &= (1 << held) - 1;
         }
     }
-    Some(bytes)
+    // What is left of the last digit is padding: zeros, and less than a digit.
+    (bits == 0 && held < 5).then_some(bytes)
 }
 
 #[cfg(test)]

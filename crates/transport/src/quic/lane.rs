@@ -2,7 +2,7 @@
 
 use crate::error::CloseReason;
 use crate::identity::PeerIdentity;
-use crate::lane::{Lane, Sink, Source};
+use crate::lane::{Lane, LaneStatistics, Sink, Source};
 use bytes::Bytes;
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ pub(crate) struct QuicLane {
 }
 
 pub(crate) struct QuicSink(quinn::SendStream);
-pub(crate) struct QuicSource(quinn::RecvStream);
+pub(crate) struct QuicSource(pub(super) quinn::RecvStream);
 
 pub(crate) fn close_reason(error: ConnectionError) -> CloseReason {
     match error {
@@ -75,8 +75,15 @@ impl Lane for QuicLane {
         Some(self.connection.remote_address())
     }
 
-    fn datagrams_received(&self) -> Option<u64> {
-        Some(self.connection.stats().udp_rx.datagrams)
+    fn statistics(&self) -> Option<LaneStatistics> {
+        let stats = self.connection.stats();
+        Some(LaneStatistics {
+            received_packets: stats.udp_rx.datagrams,
+            lost_packets: stats.path.lost_packets,
+            round_trip: stats.path.rtt,
+            congestion_window_bytes: stats.path.cwnd,
+            mtu: stats.path.current_mtu,
+        })
     }
 
     async fn open(&self) -> Result<(QuicSink, QuicSource), CloseReason> {
