@@ -1,8 +1,8 @@
 //! Measures exchanges over loopback between single-thread runtimes, each in a thread of its own:
 //! `cargo run --release -p weft-transport --example lane_bench [mtu]`.
 //!
-//! Prints: a 4 KiB call to one peer and to three at once (time of each), calls a second at queue depth 32 to each of
-//! three, and bulk throughput with 1 MiB calls.
+//! Prints the time of a 4 KiB call to one peer and to three at once, and for several depths and sizes the rate, the
+//! throughput and the CPU time of both ends for each call.
 
 use bytes::Bytes;
 use std::cell::Cell;
@@ -105,6 +105,12 @@ async fn deep(peers: &[Connection], depth: usize, bytes: usize, rounds: u32) -> 
     calls / started.elapsed().as_secs_f64()
 }
 
+/// CPU time of this process: what a call costs, whoever else uses the machine.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 fn main() {
     let mtu = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(weft_transport::quic::DEFAULT_MTU);
     let authority = Authority::create(CLUSTER).expect("authority");
@@ -127,11 +133,20 @@ fn main() {
         println!("packets of {mtu} bytes");
         println!("4 KiB to one peer          {:>8.1?}", best.0);
         println!("4 KiB to three at once     {:>8.1?}", best.1);
-        println!("4 KiB, depth 32, one peer  {:>8.0}/s", deep(&peers[..1], 32, 4096, 2000).await);
-        println!("4 KiB, depth 32, three     {:>8.0}/s", deep(&peers, 32, 4096, 1000).await);
-        let gigabytes = |calls: f64| calls * f64::from(1 << 20) / 1e9;
-        println!("1 MiB, depth 8, one peer   {:>8.2} GB/s", gigabytes(deep(&peers[..1], 8, 1 << 20, 150).await));
-        println!("1 MiB, depth 4, three      {:>8.2} GB/s", gigabytes(deep(&peers, 4, 1 << 20, 60).await));
+        for (name, peers, depth, bytes, rounds) in [
+            ("4 KiB, depth 1, one peer  ", &peers[..1], 1, 4096, 5000),
+            ("4 KiB, depth 32, one peer ", &peers[..1], 32, 4096, 1000),
+            ("4 KiB, depth 32, three    ", &peers, 32, 4096, 500),
+            ("1 MiB, depth 8, one peer  ", &peers[..1], 8, 1 << 20, 100),
+            ("1 MiB, depth 4, three     ", &peers, 4, 1 << 20, 60),
+        ] {
+            let before = cpu_time();
+            let calls_a_second = deep(peers, depth, bytes, rounds).await;
+            let calls = (peers.len() * depth) as u32 * rounds;
+            let gigabytes = calls_a_second * bytes as f64 / 1e9;
+            let each = (cpu_time() - before) / calls;
+            println!("{name} {calls_a_second:>8.0}/s  {gigabytes:>5.2} GB/s  {each:>8.1?} of both ends' CPU each");
+        }
         println!("{:?}", peers[0].statistics());
     });
 }

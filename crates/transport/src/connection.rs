@@ -147,6 +147,13 @@ impl Connection {
         self.0.lane.statistics()
     }
 
+    /// Packets heard from the peer so far, keep-alives included: a count that grows shows a live peer. `None` for a lane
+    /// without a network.
+    #[must_use]
+    pub fn datagrams_received(&self) -> Option<u64> {
+        self.statistics().map(|statistics| statistics.received_packets)
+    }
+
     /// Sends a request and waits for the decoded reply and its payload. Waits for room in the queue first, at most
     /// until the deadline. The channel is chosen by size.
     ///

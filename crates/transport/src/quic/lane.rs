@@ -35,7 +35,7 @@ pub(crate) fn close_connection(connection: &quinn::Connection, reason: &str) {
     while !reason.is_char_boundary(end) {
         end -= 1;
     }
-    connection.close(VarInt::from_u32(0), reason[..end].as_bytes());
+    connection.close(VarInt::from_u32(0), &reason.as_bytes()[..end]);
 }
 
 impl Source for QuicSource {
