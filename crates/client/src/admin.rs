@@ -32,7 +32,7 @@ impl AdminClient {
     ///
     /// # Errors
     /// When this machine has no identity or the socket cannot be bound.
-    pub fn connect(options: &ConnectOptions) -> Result<Self, ConnectError> {
+    pub async fn connect(options: &ConnectOptions) -> Result<Self, ConnectError> {
         let identity = Identity::load(&options.identity)?;
         let network = QuicNetwork::bind(&identity, options.bind)?;
         Ok(Self::over(network, identity.control_addresses, options.fail_after))

@@ -4,7 +4,9 @@
 //! knows are part of every answer it gives.
 
 use crate::allocation::Allocations;
-use crate::core::{CapUse, DataCore, DataCoreConfig, Operation, Outcome, RouteTable, SessionClock, SessionState};
+use crate::core::{
+    CapUse, DataCore, DataCoreConfig, Event, Operation, Outcome, RouteTable, SessionClock, SessionState,
+};
 use crate::error::ConnectError;
 use crate::identity::Identity;
 use crate::open_inode::OpenInode;
@@ -27,9 +29,6 @@ use weft_proto::namespace::{
 use weft_types::limits::{MAX_DIRECTORY_PAGE_ENTRIES, SESSION_TTL};
 use weft_types::map::VolumeRecord;
 use weft_types::{Attributes, ErrorKind, FileKind, InodeNumber, SessionId, VolumeId};
-
-/// Root directory of every volume.
-pub const ROOT: InodeNumber = InodeNumber(1);
 
 /// How long `connect` looks for a leader when no `fail_after` is given. Starting is not a write: it may fail.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
@@ -63,6 +62,7 @@ pub struct Inner {
     pub(crate) files: RefCell<BTreeMap<InodeNumber, Rc<OpenInode>>>,
     pub(crate) allocations: RefCell<Allocations>,
     pub(crate) space: RefCell<Option<(weft_types::BootTime, crate::space::VolumeSpace)>>,
+    pub(crate) fail_after: Option<Duration>,
     closed: Cell<bool>,
 }
 
@@ -126,6 +126,7 @@ impl Client {
             files: RefCell::default(),
             allocations: RefCell::default(),
             space: RefCell::default(),
+            fail_after: options.fail_after,
             closed: Cell::new(false),
         });
         upkeep::start(&inner);
@@ -144,7 +145,7 @@ impl Client {
 
     #[must_use]
     pub fn root(&self) -> InodeNumber {
-        ROOT
+        InodeNumber::ROOT
     }
 
     /// The session was struck off: everything fails from now on.
@@ -170,7 +171,7 @@ impl Client {
     /// # Errors
     /// As `lookup`.
     pub async fn resolve(&self, path: &str) -> Result<FileRecord, ErrorKind> {
-        let mut record = self.inner.record_of(Query::Attributes { inode: ROOT }).await?;
+        let mut record = self.inner.record_of(Query::Attributes { inode: InodeNumber::ROOT }).await?;
         for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
             record = self.lookup(record.attributes.inode, name.as_bytes()).await?;
         }
@@ -349,6 +350,7 @@ impl Inner {
     /// The metadata group says that the session was struck off.
     pub(crate) fn struck(&self) {
         self.clock.borrow_mut().struck();
+        self.engine.step(Event::Fenced);
     }
 
     pub(crate) fn check_fence(&self) -> Result<(), ErrorKind> {
@@ -371,7 +373,11 @@ impl Inner {
 
     pub(crate) async fn mutate(&self, mutation: Mutation) -> Result<NamespaceReply, ErrorKind> {
         self.check_fence()?;
-        self.mutations.run(mutation).await
+        let reply = self.mutations.run(mutation).await;
+        if reply == Err(ErrorKind::Fenced) {
+            self.struck();
+        }
+        reply
     }
 
     pub(crate) async fn record_of(&self, query: Query) -> Result<FileRecord, ErrorKind> {
@@ -406,12 +412,12 @@ impl Inner {
             (Some(file), Some(_)) => Some(file.gate.write().await),
             _ => None,
         };
-        if let Some(file) = &file {
-            if change.size_bytes.is_some() || change.modified.is_some() {
-                // The metadata group decides by the size it knows whether this cuts something off; and a time that is
-                // set now must not be overwritten by the time of an earlier write.
-                file.commit(self).await?;
-            }
+        if let Some(file) = &file
+            && (change.size_bytes.is_some() || change.modified.is_some())
+        {
+            // The metadata group decides by the size it knows whether this cuts something off; and a time that is set
+            // now must not be overwritten by the time of an earlier write.
+            file.commit(self).await?;
         }
         let reply = self.mutate(Mutation::SetAttributes { inode, change }).await?;
         let NamespaceReply::Changed { record, cut } = reply else { return record_in(reply) };
@@ -435,7 +441,11 @@ impl Inner {
             .map(|pg| self.engine.submit(Some(inode), Operation::Truncate { pg, object, size_bytes, generation }))
             .collect();
         for answer in answers {
-            received(answer.await)?;
+            match received(answer.await) {
+                // A later truncation was carried out there: it cut at least as surely.
+                Ok(_) | Err(ErrorKind::Stale) => {}
+                Err(error) => return Err(error),
+            }
         }
         self.mutate(Mutation::FinishTruncate { inode, generation }).await.map(drop)
     }

@@ -5,7 +5,7 @@
 //! makes the file longer.
 
 use crate::client::{Client, Inner};
-use crate::core::{LossWatch, Operation, Outcome, RouteTable};
+use crate::core::{Life, LossWatch, Operation, Outcome, RouteTable};
 use crate::open_inode::OpenInode;
 use crate::options::{Access, Durability, FlushScope, OpenContents, SizeEffect};
 use crate::shell::engine::received;
@@ -22,12 +22,23 @@ use weft_types::{AckMode, BLOCK_SIZE, BlockHash, BlockIndex, BlockRange, ErrorKi
 /// Chunk operations of one discard or presence request that are under way at a time.
 pub(crate) const PARTS_AT_A_TIME: usize = 64;
 
-/// An open file. Close it with [`FileHandle::close`]; one that is dropped is closed in the background.
-pub struct FileHandle {
+/// An open file; clones are the same one. Close it with [`FileHandle::close`]; when the last clone of one that was not
+/// closed is dropped, it is closed in the background.
+#[derive(Clone)]
+pub struct FileHandle(Rc<OpenFile>);
+
+pub struct OpenFile {
     pub(crate) client: Rc<Inner>,
     pub(crate) file: Rc<OpenInode>,
     losses: RefCell<LossWatch>,
     closed: Cell<bool>,
+}
+
+impl std::ops::Deref for FileHandle {
+    type Target = OpenFile;
+    fn deref(&self) -> &OpenFile {
+        &self.0
+    }
 }
 
 impl Client {
@@ -57,6 +68,7 @@ impl Client {
         name: &[u8],
         mode: u16,
         credentials: Credentials,
+        access: Access,
     ) -> Result<(FileRecord, FileHandle), ErrorKind> {
         let losses = LossWatch::new(self.inner.engine.with_routes(RouteTable::losses));
         let (name, new) = (name.to_vec(), NewInode::Regular);
@@ -65,16 +77,30 @@ impl Client {
             NamespaceReply::Opened { record, size_cap } => (record, size_cap),
             reply => (crate::client::record_in(reply)?, false),
         };
-        let file = OpenInode::created(&self.inner, &record, size_cap).await;
+        let file = OpenInode::created(&self.inner, &record, size_cap, access).await;
         Ok((record, FileHandle::new(&self.inner, file, losses)))
     }
 }
 
 impl FileHandle {
     fn new(client: &Rc<Inner>, file: Rc<OpenInode>, losses: LossWatch) -> Self {
-        Self { client: Rc::clone(client), file, losses: RefCell::new(losses), closed: Cell::new(false) }
+        let (client, losses, closed) = (Rc::clone(client), RefCell::new(losses), Cell::new(false));
+        Self(Rc::new(OpenFile { client, file, losses, closed }))
     }
 
+    /// Waits until everything of the file is answered, commits, closes. Clones must not be used any more.
+    ///
+    /// # Errors
+    /// When the metadata group could not be told; the session then keeps the file open until it ends.
+    pub async fn close(self) -> Result<(), ErrorKind> {
+        if self.0.closed.replace(true) {
+            return Ok(());
+        }
+        self.0.file.close(&self.0.client).await
+    }
+}
+
+impl OpenFile {
     #[must_use]
     pub fn inode(&self) -> InodeNumber {
         self.file.inode
@@ -135,20 +161,33 @@ impl FileHandle {
         self.write_in_gate(offset, data, durability).await
     }
 
-    /// Writes at the end of the file, wherever this session knows it to be now. Returns where that was.
+    /// Writes at the end of the file, whichever host made it so long. Returns where that was. Only the holder of the
+    /// size cap knows the end, so the cap is waited for.
     ///
     /// # Errors
     /// As `write`.
     pub async fn append(&self, data: Bytes, durability: Durability) -> Result<(u64, usize), ErrorKind> {
         let _one = self.file.appending.lock().await;
         let _shared = self.file.gate.read().await;
-        self.file.refresh(&self.client).await?;
+        self.file.obtain_cap(&self.client).await?;
         let offset = self.file.size_bytes();
         let written = self.write_in_gate(offset, data, durability).await?;
         Ok((offset, written))
     }
 
+    /// Another host may have truncated the file since this session looked: then the placement groups refuse, nothing
+    /// was done, and it is done again under the new generation.
     async fn write_in_gate(&self, offset: u64, data: Bytes, durability: Durability) -> Result<usize, ErrorKind> {
+        loop {
+            let life = self.file.life()?;
+            match self.write_once(offset, data.clone(), durability).await {
+                Err(ErrorKind::Stale) => self.file.refresh_past(&self.client, life).await?,
+                result => return result,
+            }
+        }
+    }
+
+    async fn write_once(&self, offset: u64, data: Bytes, durability: Durability) -> Result<usize, ErrorKind> {
         self.client.check_fence()?;
         let end = end_of(offset, data.len() as u64)?;
         let life = self.file.life()?;
@@ -227,8 +266,17 @@ impl FileHandle {
     /// As `write`.
     pub async fn discard(&self, range: Range<u64>) -> Result<(), ErrorKind> {
         let _shared = self.file.gate.read().await;
+        loop {
+            let life = self.file.life()?;
+            match self.discard_once(range.clone(), life).await {
+                Err(ErrorKind::Stale) => self.file.refresh_past(&self.client, life).await?,
+                result => return result,
+            }
+        }
+    }
+
+    async fn discard_once(&self, range: Range<u64>, life: Life) -> Result<(), ErrorKind> {
         self.client.check_fence()?;
-        let life = self.file.life()?;
         let end = range.end.min(self.round_up_to_chunk(self.file.size_bytes()));
         let parts = self.parts(range.start.min(end)..end)?;
         for batch in parts.chunks(PARTS_AT_A_TIME) {
@@ -286,15 +334,6 @@ impl FileHandle {
         self.client.change_attributes(self.file.inode, change).await.map(drop)
     }
 
-    /// Waits until everything of the file is answered, commits, closes.
-    ///
-    /// # Errors
-    /// When the metadata group could not be told; the session then keeps the file open until it ends.
-    pub async fn close(self) -> Result<(), ErrorKind> {
-        self.closed.set(true);
-        self.file.close(&self.client).await
-    }
-
     fn ack(&self, durability: Durability) -> AckMode {
         match durability {
             Durability::Volume => self.client.record.ack,
@@ -312,7 +351,7 @@ impl FileHandle {
     }
 }
 
-impl Drop for FileHandle {
+impl Drop for OpenFile {
     fn drop(&mut self) {
         if self.closed.get() || !self.client.is_open() {
             return;

@@ -12,6 +12,9 @@ use weft_types::ClusterId;
 pub const CREDENTIALS_FILE: &str = "credentials";
 pub const CLUSTER_FILE: &str = "cluster.json";
 
+/// All of them make a directory an identity.
+pub const IDENTITY_FILES: [&str; 2] = [CREDENTIALS_FILE, CLUSTER_FILE];
+
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub cluster: ClusterId,

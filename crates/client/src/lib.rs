@@ -20,7 +20,7 @@
 //! client.lookup(parent, name) -> FileRecord       client.attributes(inode) -> Attributes
 //! client.set_attributes(inode, AttributeChange) -> Attributes            // size: a whole truncation
 //! client.create(parent, name, NewInode, mode, Credentials) -> FileRecord
-//! client.create_file(parent, name, mode, Credentials) -> (FileRecord, FileHandle)
+//! client.create_file(parent, name, mode, Credentials, Access) -> (FileRecord, FileHandle)
 //! client.open(inode, Access, OpenContents) -> FileHandle
 //! client.link / unlink / remove_directory / rename / read_link
 //! client.read_directory(inode, after_cookie, max_entries) -> DirectoryPage
@@ -34,7 +34,7 @@
 //! file.truncate(size)      file.presence(range) -> Vec<Range<u64>>              file.seek(offset, Seek) -> Option<u64>
 //! file.publish_size()      file.close()
 //!
-//! let admin = AdminClient::connect(&options)?;
+//! let admin = AdminClient::connect(&options).await?;
 //! admin.request(AdminRequest) -> AdminReply                              // at the metadata leader; Failed is Err
 //! admin.request_node(NodeId, AdminRequest) -> AdminReply
 //! admin.request_every_node(AdminRequest) -> Vec<(NodeId, Result<AdminReply, ErrorKind>)>
@@ -56,10 +56,10 @@ mod allocation;
 mod open_inode;
 
 pub use admin::AdminClient;
-pub use client::{Client, DirectoryPage, ROOT};
+pub use client::{Client, DirectoryPage};
 pub use error::ConnectError;
 pub use file::FileHandle;
-pub use identity::{Identity, IdentityError};
+pub use identity::{IDENTITY_FILES, Identity, IdentityError};
 pub use options::{Access, ConnectOptions, Durability, FlushScope, OpenContents, SizeEffect};
 pub use presence::Seek;
 pub use shell::boot_time;
@@ -68,11 +68,31 @@ pub use space::VolumeSpace;
 use std::future::Future;
 use std::io;
 
-/// Runs a future on this thread, with everything a client needs: a single-thread runtime and a `LocalSet`.
+/// What a client runs in: a single-thread runtime with a `LocalSet`. For callers that are not asynchronous.
+pub struct LocalRuntime {
+    // Dropped first: its tasks need the runtime.
+    local: tokio::task::LocalSet,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl LocalRuntime {
+    /// # Errors
+    /// When the kernel gives no event queue.
+    pub fn new() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { local: tokio::task::LocalSet::new(), runtime })
+    }
+
+    /// Runs a future to its end. Tasks of the client make progress only meanwhile.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.local.block_on(&self.runtime, future)
+    }
+}
+
+/// Runs one future in a [`LocalRuntime`] of its own.
 ///
 /// # Errors
-/// When the runtime cannot be made.
+/// When the kernel gives no event queue.
 pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(tokio::task::LocalSet::new().block_on(&runtime, future))
+    Ok(LocalRuntime::new()?.block_on(future))
 }

@@ -1,15 +1,23 @@
 //! What this session knows about an inode that it has open: size, cap, times, and who may do what at the same time.
 
 use crate::client::{Inner, unexpected};
+use crate::core::retry::pause;
 use crate::core::{Extension, FileSize, Life, Operation};
 use crate::options::{Access, OpenContents};
+use crate::shell::boot_time;
 use crate::shell::engine::received;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Mutex, RwLock};
 use weft_proto::namespace::{FileRecord, Mutation, NamespaceReply, Query, TimeChange};
 use weft_types::{Attributes, ErrorKind, InodeNumber, Timestamp};
+
+/// From here on a wait for the size cap is worth a line in the log.
+const CAP_WARNING: Duration = Duration::from_secs(5);
+/// The metadata group raises a generation before any placement group hears of it, so one question is enough; more than
+/// a few means that something is wrong.
+const MAX_REFRESHES: u32 = 20;
 
 pub struct OpenInode {
     pub(crate) inode: InodeNumber,
@@ -83,11 +91,11 @@ impl OpenInode {
     }
 
     /// A file that this session just created and has open.
-    pub(crate) async fn created(client: &Rc<Inner>, record: &FileRecord, size_cap: bool) -> Rc<Self> {
+    pub(crate) async fn created(client: &Rc<Inner>, record: &FileRecord, size_cap: bool, access: Access) -> Rc<Self> {
         let inode = record.attributes.inode;
         let file = Rc::clone(client.files.borrow_mut().entry(inode).or_insert_with(|| Self::new(inode)));
         let mut state = file.state.lock().await;
-        file.registered(&mut state, record, size_cap, true);
+        file.registered(&mut state, record, size_cap, access == Access::Write || size_cap);
         state.handles += 1;
         drop(state);
         file
@@ -165,16 +173,13 @@ impl OpenInode {
     pub(crate) async fn wrote(&self, client: &Inner, life: Life, end: u64) -> Result<(), ErrorKind> {
         self.written_at.set(Some(wall_clock()));
         self.used();
-        let extension = {
-            let mut size = self.size.borrow_mut();
-            let Some(size) = size.as_mut() else { return Err(ErrorKind::Stale) };
-            if life == size.life() && end <= size.live() {
-                return Ok(());
-            }
-            size.wrote(life, end, client.cap_use(self.cap.get()))
-        };
-        match extension {
+        if matches!(self.extended(client, life, end)?, Extension::Covered | Extension::Remembered) {
+            return Ok(());
+        }
+        self.obtain_cap(client).await?;
+        match self.extended(client, life, end)? {
             Extension::Covered | Extension::Remembered => Ok(()),
+            // It holds the cap and its lease has lapsed: only the metadata group may say now how long the file is.
             Extension::CommitFirst { generation, size_bytes } => {
                 let life = Life { generation, ..life };
                 client.commit_size(self.inode, life, size_bytes, TimeChange::To(wall_clock())).await?;
@@ -184,6 +189,47 @@ impl OpenInode {
                 Ok(())
             }
         }
+    }
+
+    fn extended(&self, client: &Inner, life: Life, end: u64) -> Result<Extension, ErrorKind> {
+        let mut size = self.size.borrow_mut();
+        let size = size.as_mut().ok_or(ErrorKind::Stale)?;
+        if life == size.life() && end <= size.live() {
+            return Ok(Extension::Covered);
+        }
+        Ok(size.wrote(life, end, client.cap_use(self.cap.get())))
+    }
+
+    /// Returns when this session holds the size cap. Only its holder may make the file longer; a live session keeps it
+    /// until it closes the file, a lapsed one is struck (design 4.4).
+    pub(crate) async fn obtain_cap(&self, client: &Inner) -> Result<(), ErrorKind> {
+        let began = boot_time();
+        let (mut tries, mut warned) = (0u32, false);
+        while !self.cap.get() {
+            let mutation = Mutation::Open { inode: self.inode, write: true, truncate: false };
+            let NamespaceReply::Opened { record, size_cap } = client.mutate(mutation).await? else {
+                return Err(ErrorKind::Io("an open was answered with something else".into()));
+            };
+            self.learned(&record);
+            if size_cap {
+                self.cap.set(true);
+                return Ok(());
+            }
+            let waited = boot_time().since(began);
+            if client.fail_after.is_some_and(|limit| waited >= limit) {
+                return Err(ErrorKind::TimedOut {
+                    waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+                    why: "another host has the file open for writing and keeps its size".into(),
+                });
+            }
+            if waited > CAP_WARNING && !warned {
+                warned = true;
+                tracing::warn!(inode = %self.inode, "waiting to make a file longer: another host has it open for writing");
+            }
+            tries = tries.saturating_add(1);
+            tokio::time::sleep(pause(tries)).await;
+        }
+        Ok(())
     }
 
     /// What stat shows: sizes and times of this session that the metadata group has not heard of.
@@ -236,6 +282,22 @@ impl OpenInode {
         self.used.set(false);
         self.commit(client).await?;
         self.refresh(client).await
+    }
+
+    /// The placement groups know of a truncation after `old`: waits until the metadata group tells of it.
+    pub(crate) async fn refresh_past(&self, client: &Inner, old: Life) -> Result<(), ErrorKind> {
+        let mut tries = 0u32;
+        loop {
+            self.refresh(client).await?;
+            if self.life()? != old {
+                return Ok(());
+            }
+            tries += 1;
+            if tries >= MAX_REFRESHES {
+                return Err(ErrorKind::Io("the file was truncated, and its new generation is not known".into()));
+            }
+            tokio::time::sleep(pause(tries)).await;
+        }
     }
 
     /// Asks for the newest record: others may have truncated the file or made it longer.

@@ -2,7 +2,7 @@
 
 use crate::client::Inner;
 use crate::core::{Operation, Outcome};
-use crate::file::{FileHandle, PARTS_AT_A_TIME};
+use crate::file::{OpenFile, PARTS_AT_A_TIME};
 use crate::shell::engine::received;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,7 +17,7 @@ pub enum Seek {
 /// From this many chunks on it pays to ask each placement group first whether it holds anything of the object.
 const ASK_GROUPS_FROM_CHUNKS: u64 = 32;
 
-impl FileHandle {
+impl OpenFile {
     /// Runs of a range that hold data, in order, in whole blocks, cut to the range.
     ///
     /// # Errors

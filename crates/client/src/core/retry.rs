@@ -33,7 +33,9 @@ pub enum Verdict {
 pub fn judge(error: &DataError) -> Verdict {
     match error {
         DataError::NotPrimary { .. } => Verdict::RetryWithNewMap,
-        DataError::NotServing { reason: NotServing::Overloaded } => Verdict::Retry,
+        DataError::NotServing { reason: NotServing::Overloaded | NotServing::Truncating } => Verdict::Retry,
+        // Not done, and will not be under this generation: the caller fetches the attributes and starts anew.
+        DataError::StaleGeneration { .. } => Verdict::Fail(ErrorKind::Stale),
         DataError::NotServing { .. } | DataError::DiskFailed => Verdict::RetryWithNewMap,
         DataError::Fenced => Verdict::Fenced,
         DataError::NoSpace => Verdict::Fail(ErrorKind::NoSpace),
@@ -45,9 +47,6 @@ pub fn judge(error: &DataError) -> Verdict {
             Verdict::Fail(ErrorKind::Io(format!("operation is below the low-water mark {low_water}")))
         }
         DataError::Malformed => Verdict::Fail(ErrorKind::Io("the request was damaged or malformed".into())),
-        // Unknown to this version: never taken for success, never retried into one.
-        #[allow(unreachable_patterns)]
-        other => Verdict::Fail(ErrorKind::Io(other.to_string())),
     }
 }
 

@@ -13,7 +13,7 @@ pub enum Extension {
     Covered,
     /// The cap allows to remember it; it is committed at fsync, at close and every second.
     Remembered,
-    /// Commit this size first.
+    /// Obtain the cap, or commit the size, first.
     CommitFirst { generation: TruncateGeneration, size_bytes: u64 },
 }
 

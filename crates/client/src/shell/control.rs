@@ -151,19 +151,10 @@ impl Mutations {
         tokio::task::spawn_local(async move {
             let Ok(_permit) = this.permits.acquire().await else { return };
             let number = this.numbers.borrow_mut().begin();
-            // For ever: the mark must not pass a number that may still be acted on.
-            let reply = this
-                .control
-                .call(None, || ControlRequest::Mutate {
-                    session: this.session,
-                    request: number,
-                    low_water: this.low_water(),
-                    volume: this.volume,
-                    mutation: mutation.clone(),
-                })
-                .await;
+            let reply = this.until_answered(number, mutation).await;
             this.numbers.borrow_mut().answered(number);
-            let _ = sender.send(reply.and_then(namespace_reply));
+            // The caller may have gone away.
+            let _ = sender.send(reply);
         });
         let gone = || ErrorKind::Io("the client is shutting down".into());
         match self.control.fail_after {
@@ -175,6 +166,30 @@ impl Mutations {
                     why: "no metadata leader answered".into(),
                 }),
             },
+        }
+    }
+}
+
+impl Mutations {
+    /// For ever: the mark must not pass a number that may still be acted on.
+    async fn until_answered(&self, number: RequestNumber, mutation: Mutation) -> Result<NamespaceReply, ErrorKind> {
+        let mut refused = 0u32;
+        loop {
+            let request = || ControlRequest::Mutate {
+                session: self.session,
+                request: number,
+                low_water: self.low_water(),
+                volume: self.volume,
+                mutation: mutation.clone(),
+            };
+            match self.control.call(None, request).await.and_then(namespace_reply) {
+                // "Not yet": the leader did not take it, and wants the same request again (a cut is under way).
+                Err(ErrorKind::WouldBlock) => {
+                    refused = refused.saturating_add(1);
+                    tokio::time::sleep(pause(refused)).await;
+                }
+                reply => return reply,
+            }
         }
     }
 }
