@@ -60,12 +60,13 @@ pub struct CheckpointOutcome {
     pub(crate) result: std::result::Result<Applied, CheckpointFailure>,
     pub(crate) synced: Option<crate::state::JournalPosition>,
     pub(crate) ballast_released: bool,
+    /// To be done again when the checkpoint did not succeed.
+    pub(crate) removals: Vec<PgId>,
 }
 
 pub(crate) struct Applied {
     pub groups: Vec<(PgId, u64, LogPosition)>,
     pub chunks: Vec<ChunkResult>,
-    pub removals: Vec<PgId>,
     pub first_live: u64,
 }
 
@@ -96,9 +97,21 @@ enum Op<D: Disk> {
         segment: Arc<Segment<D::File>>,
         data_offset: u32,
     },
-    Discard { position: LogPosition, from: u32, to: u32, generation: weft_types::TruncateGeneration },
-    Truncate { position: LogPosition, keep: u32, end_bytes: u32, generation: weft_types::TruncateGeneration },
-    Delete { position: LogPosition },
+    Discard {
+        position: LogPosition,
+        from: u32,
+        to: u32,
+        generation: weft_types::TruncateGeneration,
+    },
+    Truncate {
+        position: LogPosition,
+        keep: u32,
+        end_bytes: u32,
+        generation: weft_types::TruncateGeneration,
+    },
+    Delete {
+        position: LogPosition,
+    },
 }
 
 type Work<D> = BTreeMap<(PgId, ChunkId), (ChunkSize, Vec<Op<D>>)>;
@@ -119,6 +132,7 @@ impl<D: Disk> CheckpointJob<D> {
             result: Err(CheckpointFailure::NoSpace),
             synced: None,
             ballast_released: false,
+            removals: self.removals.clone(),
         };
         if let Some(scope) = &self.sync {
             if !self.config.has(Mutant::SkipFsync)
@@ -171,7 +185,6 @@ impl<D: Disk> CheckpointJob<D> {
         Ok(Applied {
             groups: self.groups.iter().map(|g| (g.pg, g.birth, g.applied)).collect(),
             chunks,
-            removals: self.removals.clone(),
             first_live: self.state.first_live,
         })
     }
@@ -386,12 +399,8 @@ impl<D: Disk> NextChunk<D> {
     fn new(pg: PgId, chunk: ChunkId, size: ChunkSize, base: Option<Arc<Trailer>>) -> Self {
         let fresh = base.is_none();
         let base = base.map_or_else(|| Trailer::new(pg, chunk, size), |b| (*b).clone());
-        let summary = Summary {
-            version: base.version,
-            generation: base.generation,
-            end_bytes: base.end_bytes,
-            exists: !fresh,
-        };
+        let summary =
+            Summary { version: base.version, generation: base.generation, end_bytes: base.end_bytes, exists: !fresh };
         Self {
             pg,
             chunk,

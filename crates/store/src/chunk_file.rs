@@ -198,10 +198,6 @@ impl<D: Disk> ChunkCache<D> {
         Self { disk, limit: limit.max(1), inner: Mutex::new(inner) }
     }
 
-    pub(crate) const fn disk(&self) -> &D {
-        &self.disk
-    }
-
     fn inner(&self) -> std::sync::MutexGuard<'_, CacheInner<D>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

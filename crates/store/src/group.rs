@@ -299,10 +299,6 @@ impl Group {
         self.entries.partition_point(|e| e.position <= position)
     }
 
-    pub(crate) fn entry(&self, position: LogPosition) -> Option<&EntryRef> {
-        self.entries.binary_search_by_key(&position, |e| e.position).ok().and_then(|at| self.entries.get(at))
-    }
-
     /// Whether a position lies on this log, by the history: every epoch's last position is known.
     pub(crate) fn contains(&self, position: LogPosition) -> bool {
         if position == LogPosition::ZERO {
@@ -353,12 +349,26 @@ impl Group {
 
     /// Drops entries whose segment may be overwritten.
     pub(crate) fn drop_before_lap(&mut self, lap: u64) {
-        while let Some(front) = self.entries.front()
-            && u64::from(front.lap) < lap
-            && front.position <= self.applied
-        {
-            self.start = self.start.max(front.position);
-            self.entries.pop_front();
+        // Entries that were copied forward may stand before ones that were not; the log has to stay contiguous, so it
+        // begins behind the last entry that goes.
+        let gone = |e: &EntryRef| u64::from(e.lap) < lap;
+        let applied = self.first_after(self.applied);
+        let drop = if self.has_relocated {
+            self.entries.range(..applied).rposition(gone).map_or(0, |last| last + 1)
+        } else {
+            self.entries.range(..applied).take_while(|e| gone(e)).count()
+        };
+        if let Some(last) = self.entries.drain(..drop).last() {
+            self.start = self.start.max(last.position);
+        }
+        self.note_order();
+    }
+
+    /// Finds out whether laps rise along the log.
+    pub(crate) fn note_order(&mut self) {
+        if self.has_relocated {
+            let laps = self.entries.iter().map(|e| e.lap);
+            self.has_relocated = laps.clone().zip(laps.skip(1)).any(|(a, b)| a > b);
         }
     }
 

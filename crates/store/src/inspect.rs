@@ -5,7 +5,7 @@
 
 use crate::chunk_file::{Trailer, chunk_path, group_dir, parse_chunk_name, parse_group_name};
 use crate::config::StoreConfig;
-use crate::disk::{Disk, DirEntryKind, DiskFile, Filesystem, OpenMode, Usage, read_file};
+use crate::disk::{DirEntryKind, Disk, DiskFile, Filesystem, OpenMode, Usage, read_file};
 use crate::error::{IoContext, Result, StoreError};
 use crate::journal::{Journal, Verdict};
 use crate::record::Kind;
@@ -129,7 +129,8 @@ pub fn chunk<D: Disk>(disk: &D, pg: PgId, chunk: ChunkId) -> Result<ChunkView> {
     let path = chunk_path(pg, chunk);
     let file = disk.open(&path, OpenMode::ReadOnly).during(&path)?;
     let length = file.len().during(&path)?;
-    let sizes = (ChunkSize::MIN_BYTES.ilog2()..=ChunkSize::MAX_BYTES.ilog2()).filter_map(|b| ChunkSize::new(1 << b).ok());
+    let sizes =
+        (ChunkSize::MIN_BYTES.ilog2()..=ChunkSize::MAX_BYTES.ilog2()).filter_map(|b| ChunkSize::new(1 << b).ok());
     // Data, then trailer slots: only one size has room for its trailers and not for the next larger one's data.
     let mut fitting = sizes.filter(|size| u64::from(size.bytes()) < length).collect::<Vec<_>>();
     let size = fitting.pop().ok_or_else(|| StoreError::Corrupt {

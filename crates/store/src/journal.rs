@@ -143,11 +143,6 @@ impl<D: Disk> Journal<D> {
         self.segments.len() as u64
     }
 
-    /// The earliest lap whose records can still be read.
-    pub(crate) fn earliest_readable(&self) -> u64 {
-        (self.head.lap + 1).saturating_sub(self.segment_count())
-    }
-
     /// Bytes from a lap's beginning to the head.
     pub(crate) fn bytes_since(&self, lap: u64) -> u64 {
         (self.head.lap.saturating_sub(lap)) * u64::from(self.segment_bytes) + u64::from(self.head.offset)

@@ -88,7 +88,11 @@ impl ChunkOverlay {
             return Whereabouts::Journal(*found);
         }
         let block = u32::from(block);
-        if self.clears.iter().any(|c| c.from <= block && block < c.to) { Whereabouts::Absent } else { Whereabouts::File }
+        if self.clears.iter().any(|c| c.from <= block && block < c.to) {
+            Whereabouts::Absent
+        } else {
+            Whereabouts::File
+        }
     }
 
     pub(crate) fn put(&mut self, block: u16, content: JournalBlock) {

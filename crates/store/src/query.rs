@@ -11,8 +11,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use std::sync::Arc;
 use weft_types::{
-    BLOCK_SIZE, BlockHash, BlockIndex, BlockRange, ChunkId, ChunkIndex, LogPosition, ObjectId, PgId, TruncateGeneration,
-    block_hash,
+    BLOCK_SIZE, BlockHash, BlockIndex, BlockRange, ChunkId, ChunkIndex, LogPosition, ObjectId, PgId,
+    TruncateGeneration, block_hash,
 };
 
 /// Presence and hashes of a chunk's blocks, journalled ones included.

@@ -439,7 +439,10 @@ impl<D: Disk> RawLog<D> {
                 return Err(corrupt("the file before it is missing"));
             }
             if at > 0 && self.files.back().is_some_and(|f| f.end < previous_end) {
-                return Err(StoreError::Corrupt { file: contents[at - 1].1.clone(), what: "a synced record".to_owned() });
+                return Err(StoreError::Corrupt {
+                    file: contents[at - 1].1.clone(),
+                    what: "a synced record".to_owned(),
+                });
             }
             let limit = contents.get(at + 1).and_then(|(n, _, b)| file_header(*n, b));
             let end = self.replay(*number, path, bytes, limit)?;
@@ -448,7 +451,12 @@ impl<D: Disk> RawLog<D> {
                 self.clear_tail(bytes, end)?;
             }
         }
-        Ok(())
+        match (self.first_index(), self.purged_to) {
+            (Some(first), Some(purged)) if first > purged + 1 => {
+                Err(StoreError::Corrupt { file: self.dir.clone(), what: format!("entries before {first} are missing") })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Replays one file; answers where its records end.
@@ -472,7 +480,10 @@ impl<D: Disk> RawLog<D> {
         match kind {
             Kind::RawEntry => {
                 let index = le64(body, 0);
-                if self.next_index().is_some_and(|next| next != index) {
+                // Behind a gap at the front: the entries before it were in a file that is gone, and a purge that allowed
+                // that follows. `recover` checks that it did.
+                let expected = self.last_index().map_or(index, |last| last + 1);
+                if expected != index {
                     let what = format!("index {index} at {} does not follow", location.offset);
                     return Err(StoreError::Corrupt { file: self.path(location.file), what });
                 }

@@ -93,7 +93,16 @@ impl<D: Disk> ReadJob<D> {
                 Source::Journal { segment, lap, offset, hashes } => {
                     let moved = || segment.lap.load(Ordering::Acquire) != *lap;
                     let hash = |at: usize| hashes.get(at).copied();
-                    self.read_verified(&segment.file, part.range, u64::from(*offset), buffer, waiting, &hash, &moved, &mut bad)
+                    self.read_verified(
+                        &segment.file,
+                        part.range,
+                        u64::from(*offset),
+                        buffer,
+                        waiting,
+                        &hash,
+                        &moved,
+                        &mut bad,
+                    )
                 }
                 Source::File => {
                     if open.is_none() {

@@ -6,7 +6,7 @@
 
 use crate::chunk_file::{ChunkCache, NEW_SUFFIX, Trailer, chunk_path, group_dir, parse_chunk_name, parse_group_name};
 use crate::config::{Mutant, StoreConfig};
-use crate::disk::{Disk, DirEntryKind, OpenMode};
+use crate::disk::{DirEntryKind, Disk, OpenMode};
 use crate::error::{IoContext, Result, StoreError};
 use crate::group::{ChunkBase, EntryRef};
 use crate::journal::{Found, Journal, Verdict};
@@ -129,6 +129,7 @@ impl<D: Disk> Store<D> {
             let kept = found.into_values().map(|(e, _)| e).filter(|e| e.position > start || e.position > applied);
             group.entries = kept.collect();
             group.has_relocated = true;
+            group.note_order();
             group.durable = group.end;
             group.syncing = group.end;
             group.checkpointing = group.end;
@@ -236,7 +237,8 @@ impl<D: Disk> Replay<'_, D> {
                 }
             }
             Kind::CreateGroup if new && !self.store.groups.contains_key(&pg) => {
-                let size = self.store.volumes.get(&pg.volume).copied().ok_or_else(|| corrupt(found, "a group's volume"))?;
+                let size =
+                    self.store.volumes.get(&pg.volume).copied().ok_or_else(|| corrupt(found, "a group's volume"))?;
                 self.store.insert_group(pg, size, GroupSnapshot::default());
             }
             Kind::RegisterVolume if new => {

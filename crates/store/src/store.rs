@@ -702,6 +702,7 @@ impl<D: Disk> Store<D> {
             Ok(applied) => applied,
             Err(CheckpointFailure::Fatal(reason)) => return Err(self.poison(reason)),
             Err(CheckpointFailure::NoSpace) => {
+                self.removals.extend(outcome.removals);
                 let source = std::io::ErrorKind::StorageFull.into();
                 return Err(StoreError::Io { what: "checkpoint".to_owned(), source });
             }

@@ -564,10 +564,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.with_change(
-            |inode| absent_pages(inode, offset, bytes.len() as u64),
-            |inode| inode.write(bytes, offset),
-        )?;
+        self.with_change(|inode| absent_pages(inode, offset, bytes.len() as u64), |inode| inode.write(bytes, offset))?;
         self.with(|sim, id| {
             let end = offset + bytes.len() as u64;
             for page in offset.div_ceil(PAGE as u64)..end / PAGE as u64 {

@@ -1,0 +1,190 @@
+//! Full disks, cold reads, damaged chunk files, and readers that race a checkpoint.
+
+use super::model::{at, block_bytes, chunk, expected, fresh, pg, reopen, write};
+use crate::fault::{PowerLoss, SimDisk};
+use crate::{ReadOutcome, Repaired, Store, StoreConfig, StoreError};
+use weft_types::{BLOCK_SIZE, BlockIndex, BlockRange, Effect, LogPosition, ObjectId};
+
+fn one(block: u16) -> BlockRange {
+    BlockRange::new(BlockIndex(block), 1)
+}
+
+/// A store whose one chunk has three blocks in its file.
+fn with_chunk_file(disk: &SimDisk) -> Store<SimDisk> {
+    let mut store = fresh(disk, &StoreConfig { retained_segments: 0, ..StoreConfig::small() });
+    store.append(pg(0), &[write(LogPosition::ZERO, 1, chunk(1, 0), 0, 3, 10)]).unwrap();
+    store.set_committed(pg(0), at(1, 1)).unwrap();
+    store.checkpoint_now().unwrap();
+    store
+}
+
+fn chunk_file(disk: &SimDisk) -> String {
+    disk.files().into_iter().find(|f| f.starts_with("chunks/")).unwrap()
+}
+
+#[test]
+fn a_flipped_bit_in_a_chunk_file_is_reported_with_the_hash_that_should_be_and_repaired() {
+    let disk = SimDisk::new(64 << 20);
+    let mut store = with_chunk_file(&disk);
+    assert!(disk.flip(&chunk_file(&disk), BLOCK_SIZE as u64 + 7, 4));
+    let (_, bad) = store.read_now(pg(0), chunk(1, 0), BlockRange::new(BlockIndex(0), 4)).unwrap();
+    assert_eq!(bad.len(), 1);
+    assert_eq!(bad[0].block, BlockIndex(1));
+    assert!(bad[0].expected.is_some());
+    assert_eq!(store.repair_block(pg(0), chunk(1, 0), BlockIndex(1), &block_bytes(11)).unwrap(), Repaired::Done);
+    let (bytes, bad) = store.read_now(pg(0), chunk(1, 0), one(1)).unwrap();
+    assert_eq!((bytes.to_vec(), bad), (block_bytes(11), vec![]));
+    assert_eq!(store.repair_block(pg(0), chunk(1, 0), BlockIndex(9), &block_bytes(1)).unwrap(), Repaired::Unknown);
+}
+
+#[test]
+fn an_unreadable_sector_makes_one_block_bad_and_not_the_whole_read() {
+    let disk = SimDisk::new(64 << 20);
+    let store = with_chunk_file(&disk);
+    assert!(disk.make_unreadable(&chunk_file(&disk), 2 * BLOCK_SIZE as u64));
+    let (bytes, bad) = store.read_now(pg(0), chunk(1, 0), BlockRange::new(BlockIndex(0), 3)).unwrap();
+    assert_eq!(bad.iter().map(|b| b.block.0).collect::<Vec<_>>(), vec![2]);
+    assert_eq!(bytes[..BLOCK_SIZE], block_bytes(10));
+}
+
+#[test]
+fn a_chunk_whose_trailers_are_lost_is_damaged_and_never_reads_as_zeros() {
+    let disk = SimDisk::new(64 << 20);
+    drop(with_chunk_file(&disk));
+    disk.power_cycle(PowerLoss::LoseAll);
+    let path = chunk_file(&disk);
+    for slot in 0..2 {
+        assert!(disk.flip(&path, (64 << 10) + slot * BLOCK_SIZE as u64 + 20, 1));
+    }
+    let (mut store, report) = Store::open(disk, expected(), StoreConfig::small()).unwrap();
+    assert_eq!(report.damaged_chunks, vec![(pg(0), chunk(1, 0))]);
+    assert!(store.block_hashes(pg(0), chunk(1, 0)).unwrap().damaged);
+    let bad =
+        |store: &Store<SimDisk>| store.read_now(pg(0), chunk(1, 0), BlockRange::new(BlockIndex(0), 16)).unwrap().1;
+    assert_eq!(bad(&store).len(), 16);
+    // A write makes its own block known again, and only that.
+    store.append(pg(0), &[write(at(1, 1), 1, chunk(1, 0), 5, 1, 40)]).unwrap();
+    store.set_committed(pg(0), at(1, 2)).unwrap();
+    store.checkpoint_now().unwrap();
+    assert_eq!(bad(&store).len(), 15);
+    // Deleting it and copying it anew heals it.
+    let delete = super::model::entry(at(1, 2), 1, Effect::DeleteChunk { chunk: chunk(1, 0) }, vec![]);
+    store.append(pg(0), &[delete, write(at(1, 3), 1, chunk(1, 0), 0, 3, 10)]).unwrap();
+    store.set_committed(pg(0), at(1, 4)).unwrap();
+    store.checkpoint_now().unwrap();
+    assert_eq!(bad(&store), vec![]);
+    assert!(!store.block_hashes(pg(0), chunk(1, 0)).unwrap().damaged);
+}
+
+#[test]
+fn a_cold_read_refuses_to_wait_and_then_waits_elsewhere() {
+    let disk = SimDisk::new(64 << 20);
+    let store = with_chunk_file(&disk);
+    disk.set_cold(true);
+    let job = store.prepare_read(pg(0), chunk(1, 0), one(0)).unwrap();
+    assert!(job.try_now().is_none());
+    let ReadOutcome::Done { bytes, .. } = job.run().unwrap() else { panic!("nothing moved") };
+    assert_eq!(bytes.to_vec(), block_bytes(10));
+    disk.set_cold(false);
+    assert!(matches!(job.try_now(), Some(Ok(ReadOutcome::Done { .. }))));
+}
+
+#[test]
+fn a_read_that_was_overtaken_by_checkpoints_says_retry_or_returns_verified_blocks() {
+    let disk = SimDisk::new(64 << 20);
+    let config = StoreConfig { retained_segments: 0, ..StoreConfig::small() };
+    let mut store = fresh(&disk, &config);
+    store.append(pg(0), &[write(LogPosition::ZERO, 1, chunk(1, 0), 0, 1, 10)]).unwrap();
+    let from_journal = store.prepare_read(pg(0), chunk(1, 0), one(0)).unwrap();
+    store.set_committed(pg(0), at(1, 1)).unwrap();
+    store.checkpoint_now().unwrap();
+    let from_file = store.prepare_read(pg(0), chunk(1, 0), one(0)).unwrap();
+    let mut retries = 0;
+    let mut end = at(1, 1);
+    for round in 1..400u64 {
+        let next = write(end, 1, chunk(1, 0), 0, 1, round * 100);
+        store.append(pg(0), &[next.clone()]).unwrap();
+        end = next.header.position;
+        store.set_committed(pg(0), end).unwrap();
+        store.checkpoint_now().unwrap();
+        for job in [&from_journal, &from_file] {
+            match job.run().unwrap() {
+                ReadOutcome::Retry => retries += 1,
+                ReadOutcome::Done { bytes, bad } => {
+                    assert_eq!(bad, vec![]);
+                    assert!(bytes == block_bytes(10) || bytes == block_bytes(round * 100));
+                }
+            }
+        }
+    }
+    // The ring went round, so the job that read the journal has to have noticed.
+    assert!(retries > 0);
+}
+
+#[test]
+fn a_full_disk_refuses_credits_and_still_applies_what_was_sequenced_and_deletes() {
+    let disk = SimDisk::new(64 << 20);
+    let config = StoreConfig { ballast_bytes: 512 << 10, ..StoreConfig::small() };
+    let mut store = fresh(&disk, &config);
+    let mut end = LogPosition::ZERO;
+    for index in 0..3 {
+        let next = write(end, 1, chunk(1, index), 0, 6, 10);
+        store.append(pg(0), &[next.clone()]).unwrap();
+        end = next.header.position;
+    }
+    assert!(store.credits() > 0);
+    let used = store.space().total_bytes - crate::Disk::usage(&disk).unwrap().free_bytes;
+    disk.set_capacity(used);
+    store.refresh_space().unwrap();
+    assert_eq!(store.credits(), 0);
+    store.set_committed(pg(0), end).unwrap();
+    store.checkpoint_now().unwrap();
+    let (bytes, bad) = store.read_now(pg(0), chunk(1, 2), one(3)).unwrap();
+    assert_eq!((bytes.to_vec(), bad), (block_bytes(13), vec![]));
+    let delete = super::model::entry(end, 1, Effect::DeleteObject { object: ObjectId(1) }, vec![]);
+    end = delete.header.position;
+    store.append(pg(0), &[delete]).unwrap();
+    store.set_committed(pg(0), end).unwrap();
+    store.checkpoint_now().unwrap();
+    assert_eq!(store.chunks(pg(0)).unwrap(), vec![]);
+    drop(store);
+    disk.power_cycle(PowerLoss::LoseAll);
+    assert_eq!(reopen(&disk, &config).chunks(pg(0)).unwrap(), vec![]);
+}
+
+#[test]
+fn a_disk_without_any_space_fails_the_checkpoint_and_recovers_when_space_comes_back() {
+    let disk = SimDisk::new(64 << 20);
+    let config = StoreConfig { ballast_bytes: 0, ..StoreConfig::small() };
+    let mut store = fresh(&disk, &config);
+    store.append(pg(0), &[write(LogPosition::ZERO, 1, chunk(1, 0), 0, 6, 10)]).unwrap();
+    store.set_committed(pg(0), at(1, 1)).unwrap();
+    let used = store.space().total_bytes - crate::Disk::usage(&disk).unwrap().free_bytes;
+    disk.set_capacity(used + 8192);
+    let error = store.checkpoint_now().err().unwrap();
+    assert!(error.is_no_space(), "{error}");
+    assert!(store.failure().is_none());
+    disk.set_capacity(64 << 20);
+    store.checkpoint_now().unwrap();
+    let (bytes, _) = store.read_now(pg(0), chunk(1, 0), one(5)).unwrap();
+    assert_eq!(bytes.to_vec(), block_bytes(15));
+}
+
+#[test]
+fn entries_that_do_not_follow_or_are_malformed_change_nothing() {
+    let disk = SimDisk::new(64 << 20);
+    let mut store = fresh(&disk, &StoreConfig::small());
+    let good = write(LogPosition::ZERO, 1, chunk(1, 0), 0, 1, 10);
+    let gap = write(at(1, 7), 1, chunk(1, 0), 0, 1, 10);
+    assert!(matches!(store.append(pg(0), &[good.clone(), gap]), Err(StoreError::NotContiguous { .. })));
+    assert_eq!(store.log_end(pg(0)).unwrap(), LogPosition::ZERO);
+    let outside = write(LogPosition::ZERO, 1, chunk(1, 0), 15, 2, 10);
+    assert!(matches!(store.append(pg(0), &[outside]), Err(StoreError::Malformed { .. })));
+    let mut short = good.clone();
+    short.data = short.data.slice(1..);
+    assert!(matches!(store.append(pg(0), &[short]), Err(StoreError::Malformed { .. })));
+    store.append(pg(0), &[good]).unwrap();
+    store.set_committed(pg(0), at(1, 1)).unwrap();
+    let error = store.cut_tail(pg(0), LogPosition::ZERO).err().unwrap();
+    assert!(matches!(error, StoreError::CutBelowCommitted { .. }));
+}
