@@ -40,6 +40,9 @@ pub mod view;
 mod volumes;
 pub mod voters;
 
+#[cfg(test)]
+mod tests;
+
 pub use apply::{Applied, apply};
 pub use command::{Command, CommandReply, SetRefusal, Stamped};
 pub use view::{Batch, Key, MemoryView, StateError, Value, View};

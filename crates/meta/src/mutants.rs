@@ -48,6 +48,32 @@ pub enum Mutant {
     ReadmitFailedDisk,
 }
 
+impl Mutant {
+    /// Each of them once.
+    pub const ALL: [Self; 20] = [
+        Self::SkipCompareAndSet,
+        Self::RemoveLastLevel,
+        Self::CountLossyTowardsMinimum,
+        Self::TrustRestart,
+        Self::KeepEpochOnRestart,
+        Self::ForgetBehind,
+        Self::MoveAtOnce,
+        Self::FenceWithoutAcknowledgement,
+        Self::AnswerWithoutRound,
+        Self::HastyLeader,
+        Self::AnswerLaggard,
+        Self::StrikeLapsed,
+        Self::NoDedupe,
+        Self::SizeLostOnFence,
+        Self::SizeOfOldGeneration,
+        Self::DropOpenFile,
+        Self::AllowCycles,
+        Self::ReuseCookies,
+        Self::AcceptEmptyStore,
+        Self::ReadmitFailedDisk,
+    ];
+}
+
 #[cfg(any(test, feature = "mutants"))]
 mod switch {
     use super::Mutant;

@@ -1,0 +1,40 @@
+//! Each planted bug is noticed by a scenario that passes without it.
+
+use super::{Outcome, attacks, files};
+use crate::mutants::{Mutant, plant};
+
+fn scenario(mutant: Mutant) -> fn() -> Outcome {
+    match mutant {
+        Mutant::SkipCompareAndSet => attacks::stale_set_request,
+        Mutant::RemoveLastLevel => attacks::last_lossless,
+        Mutant::CountLossyTowardsMinimum => attacks::lossy_members_do_not_count,
+        Mutant::TrustRestart => attacks::amnesia,
+        Mutant::KeepEpochOnRestart => attacks::epoch_reuse,
+        Mutant::ForgetBehind => attacks::returning_behind,
+        Mutant::MoveAtOnce => attacks::early_serve,
+        Mutant::FenceWithoutAcknowledgement | Mutant::SizeLostOnFence => attacks::size_before_fence,
+        Mutant::AnswerWithoutRound => attacks::heartbeat_before_round,
+        Mutant::HastyLeader => attacks::new_leader_haste,
+        Mutant::AnswerLaggard => attacks::live_not_applying,
+        Mutant::StrikeLapsed => attacks::lapsed_not_struck,
+        Mutant::NoDedupe => attacks::retry_after_leader_change,
+        Mutant::SizeOfOldGeneration => attacks::size_of_old_generation,
+        Mutant::DropOpenFile => files::unlinked_while_open,
+        Mutant::AllowCycles => files::no_directory_below_itself,
+        Mutant::ReuseCookies => files::cookies_are_never_reused,
+        Mutant::AcceptEmptyStore => attacks::empty_raft_store,
+        Mutant::ReadmitFailedDisk => attacks::fsync_then_fine,
+    }
+}
+
+#[test]
+fn every_planted_bug_is_noticed() {
+    for mutant in Mutant::ALL {
+        plant(None);
+        assert_eq!(scenario(mutant)(), Ok(()), "{mutant:?}: the scenario fails without it");
+        plant(Some(mutant));
+        let outcome = scenario(mutant)();
+        plant(None);
+        assert!(outcome.is_err(), "{mutant:?} goes unnoticed");
+    }
+}
