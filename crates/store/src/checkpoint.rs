@@ -378,6 +378,9 @@ pub(crate) fn decode_entry(bytes: &[u8], place: Place) -> Option<EntryHeader> {
     postcard::from_bytes(body).ok()
 }
 
+/// A segment and the offset of a block in it.
+type JournalSource<D> = (Arc<Segment<<D as Disk>::File>>, u32);
+
 /// A chunk on its way to its next version.
 struct NextChunk<D: Disk> {
     pg: PgId,
@@ -388,7 +391,7 @@ struct NextChunk<D: Disk> {
     damaged: bool,
     hashes: Vec<Option<BlockHash>>,
     /// Blocks with new content: the segment, and the offset in it.
-    sources: BTreeMap<u16, (Arc<Segment<D::File>>, u32)>,
+    sources: BTreeMap<u16, JournalSource<D>>,
     /// Blocks whose space is freed.
     punched: BTreeSet<u16>,
     /// The old file's contents do not count: a new file replaces it.

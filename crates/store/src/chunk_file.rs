@@ -184,8 +184,11 @@ pub(crate) struct ChunkCache<D: Disk> {
     inner: Mutex<CacheInner<D>>,
 }
 
+/// An open chunk and when it was last used.
+type CachedChunk<D> = (Arc<OpenChunk<D>>, u64);
+
 struct CacheInner<D: Disk> {
-    chunks: BTreeMap<(PgId, ChunkId), (Arc<OpenChunk<D>>, u64)>,
+    chunks: BTreeMap<(PgId, ChunkId), CachedChunk<D>>,
     by_use: BTreeMap<u64, (PgId, ChunkId)>,
     clock: u64,
     /// Rises when a checkpoint begins and when it ends.

@@ -191,7 +191,7 @@ impl Group {
         }
         if self.removed.len() > MAX_REMOVED_PER_GROUP {
             let drop = self.removed.len() - MAX_REMOVED_PER_GROUP;
-            if let Some(last) = self.removed.drain(..drop).last() {
+            if let Some(last) = self.removed.drain(..drop).next_back() {
                 self.removed_floor = last.position;
             }
         }
@@ -358,7 +358,7 @@ impl Group {
         } else {
             self.entries.range(..applied).take_while(|e| gone(e)).count()
         };
-        if let Some(last) = self.entries.drain(..drop).last() {
+        if let Some(last) = self.entries.drain(..drop).next_back() {
             self.start = self.start.max(last.position);
         }
         self.note_order();

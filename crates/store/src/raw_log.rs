@@ -326,8 +326,7 @@ impl<D: Disk> RawLog<D> {
 
     /// Creates a file that begins with all that older files would be needed for: the purge point and the values.
     fn add_file_sized(&mut self, number: u64, previous_end: u64, needed: u64) -> Result<()> {
-        let mut head = Vec::new();
-        head.resize(FILE_HEADER_BYTES as usize, 0);
+        let mut head = vec![0; FILE_HEADER_BYTES as usize];
         head[0..8].copy_from_slice(&MAGIC.to_le_bytes());
         head[8..16].copy_from_slice(&number.to_le_bytes());
         head[16..24].copy_from_slice(&previous_end.to_le_bytes());

@@ -85,11 +85,6 @@ fn trusting_journalled_data_is_caught() {
 }
 
 #[test]
-fn ignoring_lives_is_caught() {
-    assert!(caught(Mutant::IgnoreLife));
-}
-
-#[test]
 fn a_crash_at_any_point_of_a_checkpoint_loses_nothing() {
     let mut points = 0;
     for seed in 0..6 {

@@ -103,7 +103,7 @@ fn a_read_that_was_overtaken_by_checkpoints_says_retry_or_returns_verified_block
     let mut end = at(1, 1);
     for round in 1..400u64 {
         let next = write(end, 1, chunk(1, 0), 0, 1, round * 100);
-        store.append(pg(0), &[next.clone()]).unwrap();
+        store.append(pg(0), std::slice::from_ref(&next)).unwrap();
         end = next.header.position;
         store.set_committed(pg(0), end).unwrap();
         store.checkpoint_now().unwrap();
@@ -129,7 +129,7 @@ fn a_full_disk_refuses_credits_and_still_applies_what_was_sequenced_and_deletes(
     let mut end = LogPosition::ZERO;
     for index in 0..3 {
         let next = write(end, 1, chunk(1, index), 0, 6, 10);
-        store.append(pg(0), &[next.clone()]).unwrap();
+        store.append(pg(0), std::slice::from_ref(&next)).unwrap();
         end = next.header.position;
     }
     assert!(store.credits() > 0);
