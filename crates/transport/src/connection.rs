@@ -279,7 +279,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends the connection at once. What is queued is not sent; calls in flight end with an error.
+    /// Ends the connection at once. What is queued is not sent; calls in flight end with an error. Their callbacks and
+    /// [`Handler::on_closed`] run before this returns, so the caller must not hold what they need.
     pub fn close(&self, reason: &str) {
         self.finish(CloseReason::Here(reason.to_owned()));
     }
