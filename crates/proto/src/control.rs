@@ -58,6 +58,13 @@ pub enum ControlRequest {
         query: Query,
     },
     Admin(crate::admin::AdminRequest),
+    /// From the node at whose join port a process knocked, to the leader.
+    Join(Box<crate::admin::JoinRequest>),
+    /// A notable fact for the event list, by a node.
+    Note {
+        node: NodeId,
+        what: String,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -91,6 +98,7 @@ pub enum ControlReply {
         leader: Option<(NodeId, SocketAddr)>,
     },
     Refused(ErrorKind),
+    Joined(Box<crate::admin::JoinReply>),
 }
 
 /// A node's new incarnation (design 5.4).
