@@ -245,6 +245,25 @@ impl Cluster {
         child.wait().unwrap();
     }
 
+    /// What is left after a test killed nodes and mount itself: the foreground command.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn kill_everything_left(&mut self) {
+        let mut child = self.foreground.take().expect("weft dev runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// The JSON of a command that may say with its exit code that something is wrong.
+    ///
+    /// # Panics
+    /// When it prints no JSON.
+    #[must_use]
+    pub fn json_of_failing(&self, words: &[&str]) -> Value {
+        self.try_json(words).unwrap_or_else(|| panic!("weft {words:?} printed no JSON"))
+    }
+
     fn show_logs(&self) {
         for entry in std::fs::read_dir(&self.data).into_iter().flatten().flatten() {
             let log = entry.path().join("log");

@@ -1,0 +1,99 @@
+//! Disks without space: an honest ENOSPC, nothing acknowledged lost, and a way back.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use weft_tests::cluster::{Cluster, pattern, wait_until};
+use weft_tests::exclusive;
+use weft_tests::program::{output, run, said};
+
+/// Three disks share this file system: journals, ballast and reserve of each leave room for little data.
+const FILESYSTEM_BYTES: u64 = 5 << 30;
+const PIECE: usize = 1 << 20;
+const ENOSPC: i32 = 28;
+
+/// An ext4 of its own, so that it is really full and nothing else is.
+struct SmallFilesystem<'a> {
+    mount_point: &'a Path,
+}
+
+impl<'a> SmallFilesystem<'a> {
+    fn mount(image: &Path, mount_point: &'a Path) -> Self {
+        File::create(image).unwrap().set_len(FILESYSTEM_BYTES).unwrap();
+        let _ = run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(image));
+        fs::create_dir(mount_point).unwrap();
+        let _ = run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(mount_point));
+        Self { mount_point }
+    }
+}
+
+impl Drop for SmallFilesystem<'_> {
+    fn drop(&mut self) {
+        // Nothing here may panic: it runs while a failed test unwinds.
+        let _ = Command::new("umount").arg("-l").arg(self.mount_point).output();
+    }
+}
+
+#[test]
+fn a_full_volume_says_so_loses_nothing_and_works_again_after_deletion() {
+    let turn = exclusive::turn();
+    let files = tempfile::Builder::new().prefix("weft-test-").tempdir().unwrap();
+    let mount_point = files.path().join("small");
+    let _filesystem = SmallFilesystem::mount(&files.path().join("small.img"), &mount_point);
+    let image = files.path().join("image.raw");
+    fs::write(&image, pattern(3, 0, 64 << 20)).unwrap();
+    let cluster = Cluster::start_in(mount_point.join("data"), files, turn);
+    let kept = cluster.mount().join("kept");
+    let before = pattern(1, 0, 16 << 20);
+    fs::write(&kept, &before).unwrap();
+    File::open(&kept).unwrap().sync_all().unwrap();
+
+    let filling = cluster.mount().join("filling");
+    let written = fill(&filling);
+    eprintln!("full after {} MiB", written / PIECE);
+    assert!(written >= 16 * PIECE, "full before anything fitted");
+    // Everything that was acknowledged is there.
+    assert!(fs::read(&kept).unwrap() == before);
+    let read_back = fs::read(&filling).unwrap();
+    assert!(read_back.len() >= written);
+    assert!(read_back[..written] == pattern(2, 0, written), "acknowledged data changed in a full volume");
+    // A full target: refused in a sentence, and nothing is left of it.
+    let imported = output(&mut cluster.weft(&["image", "import", image.to_str().unwrap(), "vms/no.raw"]));
+    assert!(!imported.status.success() && said(&imported).contains("full"), "{}", said(&imported));
+    let names: Vec<_> = fs::read_dir(cluster.mount()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "something was left of the refused import: {names:?}");
+
+    fs::remove_file(&filling).unwrap();
+    let again = cluster.mount().join("again");
+    wait_until("space after deletion", Duration::from_secs(90), || write_some(&again).is_ok());
+    assert!(fs::read(&again).unwrap() == pattern(4, 0, 8 * PIECE));
+    assert!(fs::read(&kept).unwrap() == before);
+    cluster.wait_healthy();
+    cluster.assert_replicas_identical();
+    cluster.check_memory();
+}
+
+/// Appends until there is no space, with an fsync a piece; bytes that were acknowledged by fsync.
+fn fill(path: &Path) -> usize {
+    let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+    let mut synced = 0;
+    loop {
+        let piece = pattern(2, synced as u64, PIECE);
+        match file.write_all(&piece).and_then(|()| file.sync_data()) {
+            Ok(()) => synced += PIECE,
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(ENOSPC), "a full volume says ENOSPC, not {error}");
+                return synced;
+            }
+        }
+        assert!((synced as u64) < FILESYSTEM_BYTES, "it never gets full");
+    }
+}
+
+fn write_some(path: &Path) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(&pattern(4, 0, 8 * PIECE))?;
+    file.sync_all()
+}
