@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use weft_types::{
     BlockHash, BlockIndex, BlockRange, ChunkId, ChunkIndex, DiskId, Entry, Epoch, Incarnation, LogPosition, ObjectId,
-    OperationId, PgId, SessionId, TruncateGeneration,
+    OperationId, PgId, SessionId, SetVersion, TruncateGeneration,
 };
 
 /// A message with its addresses. A receiver under another incarnation than `to_incarnation` drops it.
@@ -204,6 +204,8 @@ pub struct BeginResync {
     /// Where the member's log ended when it promised; guards against a late copy of this message.
     pub expect_end: LogPosition,
     pub complete_to: LogPosition,
+    /// The set in which the member is syncing. Only a later set can say that it is complete again.
+    pub set_version: SetVersion,
     pub log: ResyncLog,
 }
 

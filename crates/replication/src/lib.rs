@@ -9,25 +9,46 @@
 //! let mut replica = Replica::new(config, saved_state, &view);
 //! loop {
 //!     // For everything that is ready (several events make one batch of appends and messages):
-//!     replica.step(event, clock, &view, &mut actions);
-//!     // Then, before waiting again, and at the latest after `MAX_EVENTS_PER_BATCH` events:
-//!     replica.end_batch(clock, &view, &mut actions);
-//!     // Carry out `actions` in order; see `actions`.
+//!     replica.step(event, clock, &view, &mut actions);      // carry out `actions` in order before the next call
+//!     // Then, before waiting again, and at the latest after a few hundred events:
+//!     replica.end_batch(clock, &view, &mut actions);        // carry out `actions`
 //! }
 //! ```
-//! Actions of a step may be carried out at once or together with those of `end_batch`, always in order. `view` answers as
-//! of the actions carried out. `Clock::lease_until` is the lease that counts at the map version last fed
-//! (design 4.2): the shell passes `None` when there is none.
+//! `Clock::lease_until` is the lease that counts at the map version last fed (design 4.2): `None` when there is none.
 
 pub mod actions;
+mod backup;
+mod changes;
+mod compare;
+mod core;
 pub mod events;
+mod flush;
+mod history;
+mod locks;
+mod merge;
+pub mod mutants;
+mod peering;
+mod peers;
+mod primary;
+mod reads;
+mod repair;
+mod replica;
+mod requests;
+mod resync;
+pub mod tuning;
 pub mod view;
+mod window;
+
+#[cfg(test)]
+mod sim;
 
 pub use actions::{Action, Reply, Report, SavedState};
 pub use events::{
     BadBlock, ClientRequest, ClusterFacts, Event, GroupMap, ReadOutcome, ReadTicket, RequestToken, SaveTicket,
     VolumeFacts,
 };
+pub use mutants::Mutant;
+pub use replica::{Replica, RoleStatus, Status};
 pub use view::{Changes, LogUnavailable, Lookup, RemovalMemory, StoreView};
 
 use std::time::Duration;

@@ -1,0 +1,235 @@
+//! What a primary knows of one other member, and the stream of entries to it.
+//!
+//! A stream begins with a handshake (`Prepare`, `Promised`, then `Level` or `BeginResync`). From then on the member's
+//! log is a prefix of the primary's, and entries follow from memory while the member keeps up, from the journal when not.
+
+use crate::core::Context;
+use crate::events::ClusterFacts;
+use crate::tuning::{MAX_STREAM_BYTES, PREPARE_RETRY};
+use crate::view::LogUnavailable;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use weft_proto::replication::{Append, Appended, Message, Promised, SyncWish};
+use weft_types::limits::{MAX_APPEND_ENTRIES, MAX_FRAME_PAYLOAD_BYTES};
+use weft_types::map::MemberState;
+use weft_types::{BootTime, DiskId, Effect, Entry, Epoch, Incarnation, LogPosition, Member, NodeId, SetVersion};
+
+/// How far the handshake with a member is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Link {
+    /// Asked for its promise at this time, if at all.
+    Preparing { asked: Option<BootTime> },
+    /// Promised; not told yet how to join.
+    Promised(Box<Promised>),
+    /// Told how to join a resync; has not said that it did.
+    Joining { since: BootTime },
+    /// In the stream.
+    Joined,
+    /// Its log cannot be brought onto ours: only a resync can help.
+    Apart,
+}
+
+pub(crate) struct Peer {
+    pub disk: DiskId,
+    pub node: NodeId,
+    pub incarnation: Incarnation,
+    pub state: MemberState,
+    /// Its node is live, as the metadata group knows.
+    pub live: bool,
+    pub link: Link,
+    pub handshake: u64,
+    /// Last entry sent.
+    pub cursor: LogPosition,
+    /// Messages sent and not acknowledged: last entry and cost of each; bounds what is sent ahead of the member.
+    sent: VecDeque<(LogPosition, usize)>,
+    sent_bytes: usize,
+    /// Last committed position it was told.
+    pub told_committed: LogPosition,
+    pub acked: LogPosition,
+    pub durable: LogPosition,
+    pub credits_bytes: u64,
+    /// When it last got further, or had nothing to do.
+    pub progress: BootTime,
+    /// Promotion is under way since this set: counts for everything until a later set is known (design 5.7).
+    pub candidate: Option<SetVersion>,
+    /// Recognition as level is under way since this set: counts for reading until a later set is known (design 5.5).
+    pub catching: Option<SetVersion>,
+    pub sync: SyncWish,
+}
+
+impl Peer {
+    pub fn new(member: &Member, facts: &ClusterFacts, now: BootTime) -> Self {
+        Self {
+            disk: member.disk,
+            node: member.node,
+            incarnation: member.incarnation,
+            state: member.state,
+            live: facts.live_nodes.contains(&member.node),
+            link: Link::Preparing { asked: None },
+            handshake: 0,
+            cursor: LogPosition::ZERO,
+            sent: VecDeque::new(),
+            sent_bytes: 0,
+            told_committed: LogPosition::ZERO,
+            acked: LogPosition::ZERO,
+            durable: LogPosition::ZERO,
+            credits_bytes: 0,
+            progress: now,
+            candidate: None,
+            catching: None,
+            sync: SyncWish::Later,
+        }
+    }
+
+    /// Takes over what a newer map says.
+    pub fn update(&mut self, member: &Member, facts: &ClusterFacts, set_version: SetVersion, now: BootTime) {
+        self.node = member.node;
+        self.live = facts.live_nodes.contains(&member.node);
+        if self.incarnation != member.incarnation {
+            // Another run of the member: what it told before says nothing about what it has now (design 5, flush).
+            self.incarnation = member.incarnation;
+            self.acked = LogPosition::ZERO;
+            self.durable = LogPosition::ZERO;
+            self.restart(now);
+        }
+        if self.state != member.state {
+            let was_in_sync = self.is_in_sync();
+            self.state = member.state;
+            if was_in_sync != self.is_in_sync() && self.candidate.is_none() {
+                self.restart(now);
+            }
+        }
+        if self.candidate.is_some_and(|since| set_version > since) {
+            self.candidate = None;
+        }
+        if self.catching.is_some_and(|since| set_version > since) {
+            self.catching = None;
+        }
+    }
+
+    /// The stream has to begin anew. What was acknowledged stays true: same incarnation, same epoch.
+    pub fn restart(&mut self, now: BootTime) {
+        self.link = Link::Preparing { asked: None };
+        self.handshake += 1;
+        self.forget_sent();
+        self.progress = now;
+    }
+
+    fn forget_sent(&mut self) {
+        self.sent.clear();
+        self.sent_bytes = 0;
+    }
+
+    /// The member misses entries after `end`: go on from there.
+    pub fn rewind(&mut self, end: LogPosition) {
+        self.cursor = end.max(self.acked);
+        self.forget_sent();
+    }
+
+    /// It takes more without being asked to wait. A syncing member that is slow or full must not fill our memory or its
+    /// disk: it gets the rest from the journal later.
+    pub fn takes_live(&self) -> bool {
+        self.is_joined() && (self.counts() || (self.sent_bytes < 2 * MAX_STREAM_BYTES && self.has_room()))
+    }
+
+    fn has_room(&self) -> bool {
+        self.credits_bytes > self.sent_bytes as u64
+    }
+
+    pub const fn is_in_sync(&self) -> bool {
+        matches!(self.state, MemberState::InSync { .. })
+    }
+
+    pub const fn is_level(&self) -> bool {
+        matches!(self.state, MemberState::InSync { lossy: false, behind: false })
+    }
+
+    pub const fn is_joined(&self) -> bool {
+        matches!(self.link, Link::Joined)
+    }
+
+    /// Every acknowledgement and flush waits for it (design 5.1).
+    pub const fn counts(&self) -> bool {
+        self.is_in_sync() || self.candidate.is_some()
+    }
+
+    /// Every read of a new entry waits for it (design 5.5).
+    pub const fn counts_for_reading(&self) -> bool {
+        matches!(self.state, MemberState::InSync { behind: false, .. })
+            || self.candidate.is_some()
+            || (self.is_in_sync() && self.catching.is_some())
+    }
+
+    /// Asks for a promise, again when the last question was long ago.
+    pub fn prepare(&mut self, cx: &mut Context<'_>, epoch: Epoch) {
+        let Link::Preparing { asked } = self.link else { return };
+        if !self.live || asked.is_some_and(|at| cx.clock.now.since(at) < PREPARE_RETRY) {
+            return;
+        }
+        self.link = Link::Preparing { asked: Some(cx.clock.now) };
+        let handshake = self.handshake;
+        cx.send(self.disk, self.incarnation, Message::Prepare { epoch, handshake });
+    }
+
+    /// Takes a report. True when the member got further.
+    pub fn take_report(&mut self, report: &Appended, now: BootTime) -> bool {
+        self.credits_bytes = report.credits_bytes;
+        let further = report.end > self.acked || report.durable > self.durable;
+        if report.end > self.acked {
+            self.acked = report.end;
+            while self.sent.front().is_some_and(|(last, _)| *last <= self.acked) {
+                self.sent_bytes -= self.sent.pop_front().map_or(0, |(_, cost)| cost);
+            }
+            self.progress = now;
+        }
+        self.durable = self.durable.max(report.durable);
+        further
+    }
+
+    /// Sends entries of the journal after the cursor to a member that does not keep up.
+    pub fn catch_up(&mut self, cx: &mut Context<'_>, epoch: Epoch, committed: LogPosition) {
+        let end = cx.view.log_end();
+        while self.is_joined() && (self.counts() || self.has_room()) && self.cursor < end && self.sent_bytes < MAX_STREAM_BYTES {
+            let budget = MAX_STREAM_BYTES.min(MAX_FRAME_PAYLOAD_BYTES / 2);
+            match cx.view.entries_after(self.cursor, MAX_APPEND_ENTRIES, budget) {
+                Ok(entries) if !entries.is_empty() => {
+                    let entries = entries.into_iter().map(|entry| Arc::new(seen_by(entry, self.disk))).collect();
+                    self.append(cx, epoch, committed, entries);
+                }
+                Err(LogUnavailable::Trimmed) => {
+                    self.restart(cx.clock.now);
+                    return;
+                }
+                Ok(_) | Err(LogUnavailable::Unreadable) => return,
+            }
+        }
+    }
+
+    pub fn append(&mut self, cx: &mut Context<'_>, epoch: Epoch, committed: LogPosition, entries: Vec<Arc<Entry>>) {
+        let Some(last) = entries.last() else { return };
+        if self.acked >= self.cursor {
+            // It had nothing to do until now.
+            self.progress = cx.clock.now;
+        }
+        self.cursor = last.header.position;
+        let cost = entries.iter().map(|e| e.data.len() + ENTRY_COST_BYTES).sum();
+        self.sent.push_back((self.cursor, cost));
+        self.sent_bytes += cost;
+        self.told_committed = committed;
+        let sync = std::mem::take(&mut self.sync);
+        cx.send(self.disk, self.incarnation, Message::Append(Append { epoch, entries, committed, sync }));
+    }
+}
+
+/// What an entry costs besides its data, so that a long run of empty ones is bounded too.
+const ENTRY_COST_BYTES: usize = 128;
+
+/// A resync copy is `Nothing` to everybody but its target (design 5.7).
+pub(crate) fn seen_by(mut entry: Entry, disk: DiskId) -> Entry {
+    if entry.header.only_for.is_some_and(|only| only != disk) {
+        entry.header.effect = Effect::Nothing;
+        entry.data = Bytes::new();
+    }
+    entry
+}

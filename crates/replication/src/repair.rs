@@ -1,0 +1,125 @@
+//! Read repair (design 6): a block that does not verify here is taken from a level member that stands at least where this
+//! replica's readers stand, under the block's lock, checked against the own trailer's hash where that is intact.
+
+use crate::actions::{Action, Report};
+use crate::core::Context;
+use crate::events::BadBlock;
+use crate::locks::{LockId, Scope};
+use crate::merge::Edge;
+use crate::primary::Primary;
+use crate::tuning::REPAIR_TIMEOUT;
+use bytes::Bytes;
+use std::collections::BTreeSet;
+use weft_proto::replication::Message;
+use weft_types::{BLOCK_SIZE, BlockHash, BlockRange, BootTime, ChunkId, DataError, DiskId, block_hash};
+
+/// What goes on when the block is good again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Then {
+    Read(u64),
+    Merge { merge: u64, edge: Edge },
+    Nothing,
+}
+
+pub(crate) struct Repair {
+    chunk: ChunkId,
+    bad: BadBlock,
+    then: Then,
+    /// Not held when a merge holds the block already.
+    lock: Option<LockId>,
+    asked: Option<(DiskId, BootTime)>,
+    tried: BTreeSet<DiskId>,
+}
+
+impl Primary {
+    pub fn repair(&mut self, cx: &mut Context<'_>, chunk: ChunkId, bad: BadBlock, then: Then) {
+        let id = self.id();
+        let repair = Repair { chunk, bad, then, lock: None, asked: None, tried: BTreeSet::new() };
+        self.repairs.insert(id, repair);
+        self.repair_on(cx, id);
+    }
+
+    /// Asks the next level member, once nothing is under way for the block.
+    fn repair_on(&mut self, cx: &mut Context<'_>, id: u64) {
+        let Some(repair) = self.repairs.get_mut(&id) else { return };
+        let range = BlockRange::new(repair.bad.block, 1);
+        let scope = Scope::Blocks(repair.chunk, range);
+        if repair.lock.is_none() && !matches!(repair.then, Then::Merge { .. }) {
+            if self.locks.conflicts(scope) {
+                return;
+            }
+            repair.lock = Some(self.locks.take(scope));
+        }
+        if self.window.last_conflict(scope, self.readable).is_some() {
+            return;
+        }
+        let at_least = self.readable;
+        let next = self.peers.iter().find(|p| {
+            p.is_level() && p.is_joined() && p.acked >= at_least && !repair.tried.contains(&p.disk)
+        });
+        let Some(peer) = next else {
+            let (chunk, block) = (repair.chunk, repair.bad.block);
+            cx.report(Report::Unrepairable { chunk, block });
+            self.end_repair(cx, id, Some(DataError::Corrupt));
+            return;
+        };
+        repair.tried.insert(peer.disk);
+        repair.asked = Some((peer.disk, cx.clock.now));
+        let message = Message::FetchBlocks { epoch: self.epoch, repair: id, chunk: repair.chunk, range, at_least };
+        cx.send(peer.disk, peer.incarnation, message);
+    }
+
+    pub fn on_fetched_blocks(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: DiskId,
+        id: u64,
+        hashes: &[BlockHash],
+        bytes: &Bytes,
+    ) {
+        let Some(repair) = self.repairs.get(&id) else { return };
+        if repair.asked.is_none_or(|(disk, _)| disk != from) {
+            return;
+        }
+        let (chunk, block) = (repair.chunk, repair.bad.block);
+        let good = bytes.len() == BLOCK_SIZE && hashes.len() == 1 && {
+            let hash = block_hash(cx.core.config.pg.volume, chunk, block, bytes);
+            hash == hashes[0] && repair.bad.expected.is_none_or(|expected| expected == hash)
+        };
+        if !good {
+            self.repair_on(cx, id);
+            return;
+        }
+        cx.act(Action::RepairBlock { chunk, block, hash: hashes[0], bytes: bytes.clone() });
+        cx.report(Report::Repaired { chunk, block, from });
+        self.end_repair(cx, id, None);
+    }
+
+    fn end_repair(&mut self, cx: &mut Context<'_>, id: u64, error: Option<DataError>) {
+        let Some(repair) = self.repairs.remove(&id) else { return };
+        if let Some(lock) = repair.lock {
+            self.locks.release(Scope::Blocks(repair.chunk, BlockRange::new(repair.bad.block, 1)), lock);
+            self.recheck = true;
+        }
+        match (repair.then, error) {
+            (Then::Read(read), None) => self.start_read(cx, read),
+            (Then::Read(read), Some(error)) => self.fail_read(cx, read, error),
+            (Then::Merge { merge, edge }, None) => self.read_edge(cx, merge, edge),
+            (Then::Merge { merge, .. }, Some(error)) => self.fail_merge(cx, merge, error),
+            (Then::Nothing, _) => {}
+        }
+    }
+
+    pub fn repair_tick(&mut self, cx: &mut Context<'_>) {
+        let now = cx.clock.now;
+        let stale: Vec<u64> = self
+            .repairs
+            .iter()
+            .filter(|(_, r)| r.asked.is_none_or(|(_, at)| now.since(at) >= REPAIR_TIMEOUT))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in stale {
+            self.repair_on(cx, id);
+        }
+    }
+}

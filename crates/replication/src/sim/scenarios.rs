@@ -1,0 +1,1 @@
+//! The executions that broke earlier designs, by name, and what must hold.
