@@ -58,7 +58,7 @@ pub(crate) fn register(txn: &mut Txn<'_>, request: &RegisterNode) -> Result<Comm
             member.node = request.node;
             member.incarnation = incarnation;
         }
-        if pg == before && !led {
+        if pg == before && before.members.iter().all(|m| m.node != request.node) {
             continue;
         }
         let reign = if led && !planted(Mutant::KeepEpochOnRestart) { Reign::End } else { Reign::Keep };

@@ -123,6 +123,8 @@ pub const MAX_RECLAIMS_RUNNING: usize = 16;
 pub const MAX_RECLAIMS_LISTED: usize = 256;
 /// Metadata records removed by one command while a volume is deleted: one Raft entry stays short.
 pub const MAX_PURGE_RECORDS: u32 = 4096;
+/// Between two such commands, so that other commands are not held up.
+pub const PURGE_PAUSE: Duration = Duration::from_millis(50);
 /// Heartbeats and session heartbeats that wait for one quorum round.
 pub const MAX_WAITING_HEARTBEATS: usize = 8192;
 /// A member that is dead for this long is replaced by a spare disk (a reboot is cheaper than a copy).

@@ -28,6 +28,7 @@ use nodes::NodeLeases;
 use rounds::{Rounds, Waiting, Who};
 use sessions::SessionLeases;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use weft_types::limits::PROPOSE_RETRY;
 use weft_types::{BootTime, DiskId, Epoch, ErrorKind, Incarnation, NodeId, ObjectId, PgId, SessionId, SetVersion};
 use weft_types::{InodeNumber, TruncateGeneration, VolumeId};
@@ -78,20 +79,24 @@ impl Leader {
         self.reign.as_ref().map(|r| r.nodes.status(now)).unwrap_or_default()
     }
 
+    /// Forgets everything but the last round's number.
+    fn abdicate(&mut self) {
+        if let Some(reign) = self.reign.take() {
+            self.last_round = reign.rounds.last();
+        }
+    }
+
     /// One event in, what is to be done out, in order.
     pub fn step(&mut self, event: LeaderEvent, now: BootTime) -> Vec<LeaderAction> {
         let mut out = Vec::new();
         match event {
             LeaderEvent::BecameLeader { facts } => {
+                self.abdicate();
                 let mut reign = Reign::begin(facts, now, self.last_round);
                 reign.evaluate(now, &mut out);
                 self.reign = Some(reign);
             }
-            LeaderEvent::LostLeadership => {
-                if let Some(reign) = self.reign.take() {
-                    self.last_round = reign.rounds.last();
-                }
-            }
+            LeaderEvent::LostLeadership => self.abdicate(),
             event => match self.reign.as_mut() {
                 Some(reign) => reign.step(event, now, &mut out),
                 None => decline(event, &mut out),
@@ -141,7 +146,7 @@ impl Reign {
                     Err(nodes::NoAnswer::Silence) => out.push(LeaderAction::Drop { ticket }),
                     Err(nodes::NoAnswer::Refusal(why)) => out.push(LeaderAction::Refuse { ticket, why }),
                 }
-                self.evaluate(now, out);
+                self.complete_acknowledged(now, out);
             }
             LeaderEvent::SessionHeartbeat { ticket, session } => match self.sessions.receive(session) {
                 Ok(()) => self.rounds.wait(Waiting { ticket, who: Who::Session { session }, received_at: now }, out),
@@ -214,16 +219,22 @@ impl Reign {
         out.push(answered.unwrap_or(LeaderAction::Drop { ticket }));
     }
 
+    /// What a heartbeat may have been the last acknowledgement for.
+    fn complete_acknowledged(&mut self, now: BootTime, out: &mut Vec<LeaderAction>) {
+        let mut propose = Proposer { proposals: &mut self.proposals, now, out };
+        self.sessions.complete_fences(&self.facts, &self.nodes, &mut propose);
+        self.groups.complete_moves(&self.facts, &self.nodes, &mut propose);
+    }
+
     /// Everything that is due.
     fn evaluate(&mut self, now: BootTime, out: &mut Vec<LeaderAction>) {
         let mut propose = Proposer { proposals: &mut self.proposals, now, out };
         self.nodes.bury(now, &mut propose);
         self.sessions.strike(now, &mut propose);
-        self.sessions.complete_fences(&self.facts, &self.nodes, &mut propose);
-        self.groups.complete_moves(&self.facts, &self.nodes, &mut propose);
         self.groups.elect_lossy(&self.facts, &self.live, now, &mut propose);
         self.groups.repair(&self.facts, &self.live, now, &mut propose);
         self.work.run(&self.facts, now, &mut propose);
+        self.complete_acknowledged(now, out);
     }
 }
 
@@ -236,7 +247,7 @@ enum Topic {
     Move(PgId, Epoch),
     Elect(PgId, Epoch),
     Replace(PgId, SetVersion),
-    Purge(VolumeId, u64),
+    Purge(VolumeId),
     Reclaimed(VolumeId, ObjectId, TruncateGeneration),
     Size(VolumeId, InodeNumber, TruncateGeneration),
 }
@@ -260,7 +271,11 @@ struct Proposer<'r> {
 
 impl Proposer<'_> {
     fn propose(&mut self, topic: Topic, command: Command) {
-        let recent = self.proposals.made.get(&topic).is_some_and(|at| self.now.since(*at) < PROPOSE_RETRY);
+        self.propose_every(PROPOSE_RETRY, topic, command);
+    }
+
+    fn propose_every(&mut self, pause: Duration, topic: Topic, command: Command) {
+        let recent = self.proposals.made.get(&topic).is_some_and(|at| self.now.since(*at) < pause);
         if !recent {
             self.proposals.made.insert(topic, self.now);
             self.out.push(LeaderAction::Propose(command));

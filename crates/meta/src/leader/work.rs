@@ -5,7 +5,7 @@ use super::{Proposer, Topic};
 use crate::command::Command;
 use crate::records::{ReclaimItem, ReclaimWhat, SizeRecovery};
 use std::collections::BTreeMap;
-use weft_types::limits::{CUT_GRACE, MAX_PURGE_RECORDS, MAX_RECLAIMS_RUNNING, WORK_RETRY};
+use weft_types::limits::{CUT_GRACE, MAX_PURGE_RECORDS, MAX_RECLAIMS_RUNNING, PURGE_PAUSE, WORK_RETRY};
 use weft_types::map::VolumeState;
 use weft_types::{BootTime, InodeNumber, ObjectId, TruncateGeneration, VolumeId};
 
@@ -26,8 +26,6 @@ enum State {
 pub(super) struct Work {
     reclaims: BTreeMap<ReclaimKey, State>,
     sizes: BTreeMap<SizeKey, State>,
-    /// Counts facts, so that a purge goes on with the next ones and not after a wait.
-    facts_seen: u64,
 }
 
 const fn key_of(item: &ReclaimItem) -> ReclaimKey {
@@ -40,7 +38,6 @@ const fn size_key(recovery: &SizeRecovery) -> SizeKey {
 
 impl Work {
     pub fn sync(&mut self, facts: &Facts, now: BootTime) {
-        self.facts_seen += 1;
         let mut reclaims = BTreeMap::new();
         for item in &facts.reclaims {
             // A cut is its client's to carry out; the leader steps in when that takes long.
@@ -80,7 +77,7 @@ impl Work {
         self.run_sizes(facts, now, propose);
         for volume in facts.map.volumes.iter().filter(|v| v.state == VolumeState::Deleting) {
             let command = Command::PurgeVolume { volume: volume.id, max_records: MAX_PURGE_RECORDS };
-            propose.propose(Topic::Purge(volume.id, self.facts_seen), command);
+            propose.propose_every(PURGE_PAUSE, Topic::Purge(volume.id), command);
         }
     }
 

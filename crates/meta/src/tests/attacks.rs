@@ -315,6 +315,8 @@ pub(super) fn size_before_fence() -> Outcome {
     must!(w.open(s, f, true) == Ok(true), "no size cap");
     w.run(Command::StrikeSession { session: s });
     must!(w.open(t, f, true) == Ok(false), "the cap is free before every node has acknowledged the fence");
+    let waiting = crate::read::facts(&w.view).map_err(|e| e.to_string())?.size_recoveries;
+    must!(waiting.is_empty(), "sizes are collected while the holder may still append: {waiting:?}");
     let since = w.map().version;
     w.run(Command::FenceComplete { session: s, since });
     must!(w.open(t, f, true) == Ok(false), "the cap is granted before the size is collected");

@@ -5,6 +5,7 @@ mod attacks;
 mod cluster;
 mod files;
 mod leading;
+mod leases;
 mod model;
 mod mutants;
 mod sets;

@@ -28,6 +28,16 @@ fn scenario(mutant: Mutant) -> fn() -> Outcome {
 }
 
 #[test]
+fn the_lease_simulation_notices_each_planted_bug_of_time() {
+    for mutant in [Mutant::AnswerWithoutRound, Mutant::HastyLeader] {
+        plant(Some(mutant));
+        let outcome = (0..20).try_for_each(super::leases::run);
+        plant(None);
+        assert!(outcome.is_err(), "{mutant:?} goes unnoticed");
+    }
+}
+
+#[test]
 fn every_planted_bug_is_noticed() {
     for mutant in Mutant::ALL {
         plant(None);
