@@ -475,6 +475,7 @@ fn run_all(faults: Faults, default: u64) {
             Err(_) => panic!("WEFT_SEED={seed} {faults:?}: a replica panicked (see above)"),
         }
     }
+    println!("{answered} operations answered");
     assert!(answered > 100, "clients got hardly anything done: {answered}");
 }
 
@@ -486,4 +487,37 @@ fn random_runs_with_crashes_and_partitions_stay_linearizable_and_converge() {
 #[test]
 fn random_runs_with_power_loss_keep_what_was_flushed_and_converge() {
     run_all(Faults::Power, 24);
+}
+
+/// Runs with a planted bug until an oracle objects. The seed that found it, or none.
+pub fn caught_by(mutant: Mutant, faults: Faults, seeds: std::ops::Range<u64>) -> Option<(u64, String)> {
+    seeds.into_iter().find_map(|seed| match std::panic::catch_unwind(|| run(seed, faults, Some(mutant))) {
+        Ok(Ok(_)) => None,
+        Ok(Err(what)) => Some((seed, what)),
+        Err(_) => Some((seed, "panic".to_owned())),
+    })
+}
+
+#[test]
+fn explore_mutants() {
+    use Mutant::*;
+    std::panic::set_hook(Box::new(|_| {}));
+    let all = [
+        SkipEpochCheck, AcknowledgeEarly, SkipPeering, CopyWithoutLock, NoDedupe, NoDedupeCopy, ForgetCompleteTo,
+        ServeWithoutLease, LossyAsSource, ReadUncommitted, OneSidedDelta, CandidateNotCounted, FlushPrimaryOnly,
+        BehindAsLevel, FenceOnlyAtArrival, MergeWithoutLock,
+    ];
+    let count = std::env::var("N").ok().and_then(|v| v.parse().ok()).unwrap_or(10);
+    std::thread::scope(|scope| {
+        for half in all.chunks(8) {
+            scope.spawn(move || {
+                for mutant in half {
+                    for faults in [Faults::Crashes, Faults::Power] {
+                        let found = caught_by(*mutant, faults, 1..count + 1);
+                        println!("{mutant:?} {faults:?}: {:?}", found.map(|(s, w)| (s, w.chars().take(90).collect::<String>())));
+                    }
+                }
+            });
+        }
+    });
 }

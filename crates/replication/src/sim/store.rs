@@ -52,6 +52,7 @@ pub struct ModelStore {
     records: Vec<Record>,
     ends: Vec<LogPosition>,
     durable_records: usize,
+    process_began: usize,
     state: State,
     start: LogPosition,
     removals_forgotten: bool,
@@ -108,8 +109,14 @@ impl ModelStore {
         self.durable_records = self.durable_records.max(records.min(self.records.len()));
     }
 
+    /// A new process: tickets begin anew.
+    pub fn restarted(&mut self) {
+        self.process_began = self.records.len();
+    }
+
     pub fn saved_durable(&self) -> SaveTicket {
-        let last = self.records[..self.durable_records].iter().rev().find_map(|r| match r {
+        let began = self.process_began.min(self.durable_records);
+        let last = self.records[began..self.durable_records].iter().rev().find_map(|r| match r {
             Record::Saved(_, ticket) => Some(*ticket),
             _ => None,
         });

@@ -162,6 +162,7 @@ impl World {
         let mutant = self.mutant;
         let Some(sim) = self.nodes.get_mut(&node) else { return };
         let config = ReplicaConfig { pg: PG, disk: disk(node), node, incarnation };
+        sim.store.restarted();
         let mut replica = Replica::new(config, sim.store.saved(), &sim.store);
         if let Some(mutant) = mutant {
             replica.plant(mutant);
