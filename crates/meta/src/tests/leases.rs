@@ -31,6 +31,7 @@ enum Message {
     /// A quorum hears of the round: it succeeds if that reign has not ended.
     RoundAsked {
         leader: usize,
+        reign: u64,
         round: RoundId,
     },
     RoundAnswered {
@@ -39,7 +40,7 @@ enum Message {
         confirmed: bool,
     },
     Committed {
-        leader: usize,
+        reign: u64,
         command: Command,
     },
 }
@@ -64,6 +65,8 @@ struct Simulation {
     messages: BTreeMap<(BootTime, u64), Message>,
     sequence: u64,
     leases: BTreeMap<u64, Lease>,
+    /// The leader that each node knows.
+    targets: BTreeMap<u64, usize>,
     deaths: u32,
 }
 
@@ -83,6 +86,7 @@ pub(super) fn run(seed: u64) -> Outcome {
         messages: BTreeMap::new(),
         sequence: 0,
         leases,
+        targets: BTreeMap::new(),
         deaths: 0,
     };
     s.begin_reign(0)?;
@@ -129,8 +133,12 @@ impl Simulation {
                     reachable: Vec::new(),
                     free_bytes: Vec::new(),
                 };
-                let to = if self.random.below(10) == 0 { 1 - self.leading } else { self.leading };
-                self.send(900, Message::Heartbeat { to, sent: self.now, heartbeat });
+                // It learns late that somebody else leads.
+                if self.random.below(6) == 0 {
+                    self.targets.insert(node, self.leading);
+                }
+                let to = self.targets.get(&node).copied().unwrap_or(0);
+                self.send(600, Message::Heartbeat { to, sent: self.now, heartbeat });
             }
         }
         // The old leader goes on believing that it leads until a round fails.
@@ -180,7 +188,7 @@ impl Simulation {
             }
             Message::RoundAsked { leader, reign, round } => {
                 let confirmed = reign == self.reign;
-                self.send(1200, Message::RoundAnswered { leader, round, confirmed });
+                self.send(2500, Message::RoundAnswered { leader, round, confirmed });
                 Ok(())
             }
             Message::RoundAnswered { leader, round, confirmed: true } => {

@@ -176,7 +176,7 @@ fn a_surplus_member_is_dropped_when_its_replacement_is_level() {
 /// invariants after each; at the end everybody is back and the group has to become whole.
 #[test]
 fn a_random_walk_over_set_changes_keeps_the_rules_and_heals() {
-    for seed in 0..30u64 {
+    for seed in 0..15u64 {
         let mut random = super::model::Random::new(seed);
         let mut w = World::with_group(5, 3);
         for _ in 0..300 {
