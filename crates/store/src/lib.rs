@@ -4,6 +4,11 @@
 //! Guarantees: what a finished sync covered survives power loss; what was cut stays cut; a block that does not verify
 //! is never returned as good. Must not know: epochs' meaning, peers, network, async runtimes, clocks.
 //!
+//! # Where things are
+//! `store` and `query` are what the owner calls; `group` and `overlay` its memory; `journal`, `record`, `chunk_file`,
+//! `sealed`, `superblock` the formats; `recover`, `checkpoint`, `read` the work; `raw_log` stands alone; `fault` and
+//! `inspect` are for tests and for operators.
+//!
 //! # Driving it
 //! One thread owns [`Store`] and calls it inline. Appends reach the page cache at once. Slow work is split in three:
 //! `begin_x` on the owner, `job.run()` on any thread, `finish_x(outcome)` on the owner. The simulator runs the three
@@ -18,16 +23,16 @@
 //! // Placement groups. create_pg is idempotent; everything else on an unknown group is StoreError::UnknownGroup.
 //! store.create_pg(pg) / remove_pg(pg) -> Result<JournalMark>   store.pgs() -> impl Iterator<Item = PgId>
 //! store.append(pg, &[Entry]) -> Result<JournalMark>      one write for the batch; all or nothing
-//! store.log_start(pg) / log_end(pg) / committed(pg) / durable(pg) -> LogPosition   (log_start: entries after it are kept)
+//! store.log_start(pg) / log_end(pg) / committed(pg) / applied(pg) / durable(pg) -> Result<LogPosition>   (entries after log_start are kept)
 //! store.entries_after(pg, LogPosition, max_entries, max_bytes) -> Result<Vec<Entry>>  (blocking read; Err(Trimmed) when before log_start)
-//! store.contains(pg, LogPosition) -> bool                position lies on this log (exact epoch and sequence; by history where trimmed)
+//! store.contains(pg, LogPosition) -> Result<bool>        position lies on this log (exact epoch and sequence; by history where trimmed)
 //! store.cut_tail(pg, after: LogPosition) -> Result<JournalMark>     refused below `committed`
 //! store.reset_log(pg, at: LogPosition, history: Vec<LogPosition>) -> Result<JournalMark>   log goes on at `at` (resync)
 //! store.set_committed(pg, LogPosition) -> Result<()>     journalled with the next sync; only raises
-//! store.history(pg) -> &[LogPosition]                    last position of every epoch, oldest first, the last one is log_end
-//! store.replica_state(pg) -> Option<&ReplicaState>       promised, complete_to, complete, loss_generation
+//! store.history(pg) -> Result<&[LogPosition]>            kept by the store: last position of every epoch, oldest first, the last one is log_end
+//! store.replica_state(pg) -> Option<&ReplicaState>       promised, complete_to, completeness, loss_generation; new groups have the default
 //! store.save_replica_state(pg, &ReplicaState) -> Result<JournalMark>   durable once synced_mark() >= it
-//! store.dedupe(pg) -> &DedupeTable;  .lookup(session, operation) -> Lookup::{New, Answered(LogPosition), BelowLowWater(OperationId)}
+//! store.dedupe(pg) -> Result<&DedupeTable>;  .lookup(session, operation) -> Lookup::{New, Answered(LogPosition), BelowLowWater(OperationId)}
 //! store.replace_dedupe_table(pg, DedupeTable) -> Result<JournalMark>     store.retain_sessions(|SessionId| bool)
 //!
 //! // Durability. At most one sync runs at a time: None = nothing to do or one is running (`sync_running()`).
@@ -37,7 +42,7 @@
 //!
 //! // Checkpoint. Same shape. Some(..) whenever there is durable, committed, unapplied work (or segments to free).
 //! store.begin_checkpoint() -> Result<Option<CheckpointJob<D>>>; CheckpointJob::run(self) -> CheckpointOutcome; store.finish_checkpoint(outcome) -> Result<()>
-//! store.journal_pressure() -> JournalPressure { used_bytes, total_bytes, .fraction() }   checkpoint from 0.3, slow writers from 0.6
+//! store.journal_pressure() -> JournalPressure { unapplied_bytes, used_bytes, total_bytes, entries, .. }.fraction()   checkpoint from 0.3, slow writers from 0.6
 //!
 //! // Reads. Zeros where absent. Every block verified.
 //! store.prepare_read(pg, ChunkId, BlockRange) -> Result<ReadJob<D>>
@@ -46,14 +51,14 @@
 //! ReadOutcome::Done { bytes: Bytes, bad: Vec<BadBlock { block, expected: Option<BlockHash> }> } | ReadOutcome::Retry (prepare again)
 //! store.read_now(pg, chunk, range) -> Result<(Bytes, Vec<BadBlock>)>    prepare, run, retry; for tools and tests
 //! store.block_hashes(pg, chunk) -> Result<ChunkHashes { blocks: Vec<Option<BlockHash>>, end_bytes, generation, version, damaged: bool }>
-//! store.repair_block(pg, chunk, BlockIndex, BlockHash, &[u8]) -> Result<Repaired>
+//! store.repair_block(pg, chunk, BlockIndex, &[u8]) -> Result<Repaired>   checks the hash itself; Done | OtherContent | Unknown
 //!
 //! // Resync.
-//! store.chunks_changed_since(pg, LogPosition) -> Result<Changes { chunks: Vec<ChunkId>, removed: Vec<RemovedChunks>, complete: bool }>
-//!     complete = false: removals that long ago are forgotten; compare all chunks of both sides (`chunks(pg)`)
-//! store.chunks(pg) -> Vec<ChunkId>        store.chunk_info(pg, chunk) -> Option<ChunkInfo { version, end_bytes, generation, present_blocks }>
+//! store.chunks_changed_since(pg, LogPosition) -> Result<Changes { chunks, removed: Vec<RemovedChunks>, coverage: Coverage }>
+//!     Coverage::RemovalsForgotten: removals that long ago are forgotten; compare all chunks of both sides (`chunks(pg)`)
+//! store.chunks(pg) -> Result<Vec<ChunkId>>        store.chunk_info(pg, chunk) -> Option<ChunkInfo { version, end_bytes, generation }>
 //! store.object_end(pg, ObjectId) -> Option<ObjectEnd { chunk: ChunkIndex, end_bytes: u32, generation }>
-//! store.allocated_blocks(pg, ObjectId) -> u64
+//! store.allocated_blocks(pg, ObjectId) -> Result<u64>
 //!
 //! // Space (design 5.10): credits() is what may still be admitted; what was sequenced is never refused for space.
 //! store.space() -> Space { total_bytes, free_bytes, reserved_bytes }     store.credits() -> u64     store.refresh_space() -> Result<()>

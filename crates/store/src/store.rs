@@ -292,6 +292,11 @@ impl<D: Disk> Store<D> {
         Ok(self.group(pg)?.committed)
     }
 
+    /// Everything up to here is in chunk files, synced.
+    pub fn applied(&self, pg: PgId) -> Result<LogPosition> {
+        Ok(self.group(pg)?.applied)
+    }
+
     /// Everything up to here survives power loss.
     pub fn durable(&self, pg: PgId) -> Result<LogPosition> {
         Ok(self.group(pg)?.durable)
@@ -669,7 +674,9 @@ impl<D: Disk> Store<D> {
             let copied = self.read_entry(&entry)?;
             let body = encode(&copied.header)?;
             let new = NewRecord { kind: Kind::EntryAgain, pg, body: &body, data: &copied.data };
-            if !self.journal.fits(std::iter::once(new.bytes()), 0) {
+            // Room stays for the records without which nothing could be committed and freed.
+            let control = u64::from(self.journal.segment_bytes() / 4);
+            if !self.journal.fits([new.bytes(), control].into_iter(), 0) {
                 break;
             }
             let at = match self.journal.put(&new) {

@@ -243,6 +243,8 @@ impl World {
         let choice = self.random.below(100);
         let group = pg(self.random.below(2) as u16);
         let result = match choice {
+            // Power failed between its removal and its creation.
+            _ if !self.now().groups.contains_key(&group) => self.create_group(group),
             0..45 => self.append(group),
             45..57 => self.commit(group),
             57..62 => self.cut(group),
@@ -318,7 +320,8 @@ impl World {
     }
 
     fn make_room(&mut self) -> Result<(), StoreError> {
-        for group in [pg(0), pg(1)] {
+        let groups: Vec<PgId> = self.store().pgs().collect();
+        for group in groups {
             let end = self.store().log_end(group)?;
             self.store().set_committed(group, end)?;
         }
@@ -365,11 +368,16 @@ impl World {
     fn remove_group(&mut self, group: PgId) -> Result<(), StoreError> {
         let mut next = self.now().clone();
         next.groups.remove(&group);
-        self.past.push(next.clone());
-        next.groups.insert(group, ModelGroup::default());
         self.past.push(next);
         self.epoch += 1;
         self.store().remove_pg(group)?;
+        self.create_group(group)
+    }
+
+    fn create_group(&mut self, group: PgId) -> Result<(), StoreError> {
+        let mut next = self.now().clone();
+        next.groups.insert(group, ModelGroup::default());
+        self.past.push(next);
         self.store().create_pg(group).map(|_| ())
     }
 
