@@ -124,6 +124,16 @@ impl Authority {
         key.into_credentials(&certificate, &self.certificate)
     }
 
+    /// A certificate that the authority would never issue: the right to serve, for whom it is not meant.
+    #[cfg(test)]
+    pub(crate) fn issue_wrongly(&self, identity: &PeerIdentity) -> Credentials {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = leaf_parameters(identity).unwrap();
+        parameters.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        let certificate = parameters.signed_by(&key, &self.issuer().unwrap()).unwrap();
+        Credentials::new(&self.certificate, certificate.der(), key.serialize_der()).unwrap()
+    }
+
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, CaError> {
         let key = KeyPair::try_from(self.key_pkcs8.as_slice())?;
         Ok(Issuer::new(Self::parameters(self.cluster), key))
@@ -373,6 +383,20 @@ mod tests {
         assert!(matches!(mine.into_credentials(&certificate, one.certificate()), Err(CaError::NotOurKey)));
         let certificate = one.sign(&other.signing_request().unwrap(), &name).unwrap();
         assert!(matches!(other.into_credentials(&certificate, two.certificate()), Err(CaError::NotOfAuthority)));
+    }
+
+    #[test]
+    fn only_certificates_of_nodes_may_be_used_by_a_server() {
+        let cluster = ClusterId(5);
+        let authority = Authority::create(cluster).unwrap();
+        let may_serve = |identity: &PeerIdentity| {
+            let certificate = authority.issue(identity).unwrap().certificate;
+            let (_, parsed) = X509Certificate::from_der(&certificate).unwrap();
+            parsed.extended_key_usage().unwrap().unwrap().value.server_auth
+        };
+        assert!(may_serve(&PeerIdentity::node(cluster, NodeId(1))));
+        assert!(!may_serve(&PeerIdentity::client(cluster, PeerName::new("hv").unwrap())));
+        assert!(!may_serve(&PeerIdentity::admin(cluster, PeerName::new("root").unwrap())));
     }
 
     #[test]

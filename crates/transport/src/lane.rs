@@ -94,3 +94,24 @@ pub trait Lane: 'static {
     /// Waits until the lane has ended and says why.
     fn closed(&self) -> impl Future<Output = CloseReason>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_go_to_the_bulk_channel_from_64_kib_on() {
+        assert_eq!(Channel::for_size(0), Channel::Small);
+        assert_eq!(Channel::for_size(BULK_BYTES - 1), Channel::Small);
+        assert_eq!(Channel::for_size(BULK_BYTES), Channel::Bulk);
+    }
+
+    #[test]
+    fn channels_are_told_apart_by_their_number() {
+        for channel in Channel::ALL {
+            assert_eq!(Channel::from_number(channel as u64), Some(channel));
+            assert_eq!(Channel::ALL[channel.index()], channel);
+        }
+        assert_eq!(Channel::from_number(3), None);
+    }
+}

@@ -76,15 +76,18 @@ fn a_certificate_of_another_cluster_is_refused_by_either_side() {
 }
 
 #[test]
-fn a_client_certificate_does_not_serve() {
+fn a_client_certificate_does_not_serve_even_if_it_was_issued_for_that() {
     run(async {
         let authority = Authority::create(CLUSTER).unwrap();
-        let there = endpoint(&authority, &client());
-        drop(there.serve(Rc::new(Cell::new(client_hello())), Rc::new(NoService)));
-        let here = endpoint(&authority, &client());
-        let address = there.local_address().unwrap();
-        let result = here.connect(address, client_hello(), None, Rc::new(NoService)).await;
-        assert!(matches!(result, Err(ConnectError::Closed(CloseReason::Lane(_)))), "{result:?}");
+        for credentials in [authority.issue(&client()).unwrap(), authority.issue_wrongly(&client())] {
+            let config = EndpointConfig::new("127.0.0.1:0".parse().unwrap());
+            let there = Endpoint::bind(config, &credentials).unwrap();
+            drop(there.serve(Rc::new(Cell::new(client_hello())), Rc::new(NoService)));
+            let here = endpoint(&authority, &client());
+            let address = there.local_address().unwrap();
+            let result = here.connect(address, client_hello(), None, Rc::new(NoService)).await;
+            assert!(matches!(result, Err(ConnectError::Closed(CloseReason::Lane(_)))), "{result:?}");
+        }
     });
 }
 
