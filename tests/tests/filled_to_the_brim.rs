@@ -10,7 +10,7 @@ use weft_tests::exclusive;
 use weft_tests::program::{output, run, said};
 
 /// Three disks share this file system: journals, ballast and reserve of each leave room for little data.
-const FILESYSTEM_BYTES: u64 = 5 << 30;
+const FILESYSTEM_BYTES: u64 = 3 << 30;
 const PIECE: usize = 1 << 20;
 const ENOSPC: i32 = 28;
 

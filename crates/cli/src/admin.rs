@@ -4,9 +4,11 @@
 
 use crate::failure::{Failure, Outcome, While};
 use crate::locate;
-use std::path::{Path, PathBuf};
+use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::task::LocalSet;
 use weft_client::{AdminClient, ConnectOptions};
 use weft_proto::admin::{AdminReply, AdminRequest, ClusterStatus, VolumeSummary};
 use weft_types::map::NodeState;
@@ -16,9 +18,10 @@ use weft_types::{ErrorKind, NodeId};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub struct Admin {
-    runtime: Runtime,
+    // Before the runtime: its sockets are given back while that still lives.
     client: AdminClient,
-    identity: PathBuf,
+    tasks: LocalSet,
+    runtime: Runtime,
 }
 
 impl Admin {
@@ -36,19 +39,15 @@ impl Admin {
         let runtime = single_thread_runtime()?;
         let mut options = ConnectOptions::new(identity);
         options.fail_after = Some(patience);
-        let client = runtime.block_on(AdminClient::connect(&options)).map_err(|error| {
-            Failure::failed(format!(
-                "could not reach the cluster of {}: {error}; check that its nodes run",
-                identity.display()
-            ))
-        })?;
-        Ok(Self { runtime, client, identity: identity.to_path_buf() })
+        let tasks = LocalSet::new();
+        let connected = tasks.block_on(&runtime, AdminClient::connect(&options));
+        let client = connected
+            .map_err(|e| Failure::failed(format!("could not use the identity in {}: {e}", identity.display())))?;
+        Ok(Self { client, tasks, runtime })
     }
 
-    /// The identity directory in use.
-    #[must_use]
-    pub fn identity(&self) -> &Path {
-        &self.identity
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.tasks.block_on(&self.runtime, future)
     }
 
     /// Asks the metadata leader.
@@ -56,17 +55,7 @@ impl Admin {
     /// # Errors
     /// When it refuses or does not answer; the sentence begins with what was being `doing`.
     pub fn ask(&self, request: AdminRequest, doing: &str) -> Outcome<AdminReply> {
-        let reply = self.runtime.block_on(self.client.request(request)).doing(doing)?;
-        refuse_failures(reply, doing)
-    }
-
-    /// Asks one node about itself.
-    ///
-    /// # Errors
-    /// When it refuses or does not answer.
-    pub fn ask_node(&self, node: NodeId, request: AdminRequest, doing: &str) -> Outcome<AdminReply> {
-        let reply = self.runtime.block_on(self.client.request_node(node, request)).doing(doing)?;
-        refuse_failures(reply, doing)
+        self.block_on(self.client.request(request)).map_err(|kind| refused(&kind, doing))
     }
 
     /// Asks every node that should be up; the answers of those that did answer, and who did not.
@@ -75,8 +64,13 @@ impl Admin {
     /// When no list of nodes is to be had.
     pub fn ask_live_nodes(&self, request: &AdminRequest) -> Outcome<Vec<(NodeId, Result<AdminReply, ErrorKind>)>> {
         let status = self.status()?;
-        let live = status.map.nodes.iter().filter(|node| node.state == NodeState::Live).map(|node| node.id);
-        Ok(live.map(|node| (node, self.runtime.block_on(self.client.request_node(node, request.clone())))).collect())
+        let live = status.map.nodes.iter().filter(|node| node.state == NodeState::Live);
+        Ok(live
+            .map(|node| {
+                let asked = self.client.request_address(node.control_address, request.clone());
+                (node.id, self.block_on(asked))
+            })
+            .collect())
     }
 
     /// # Errors
@@ -102,7 +96,8 @@ impl Admin {
     pub fn volume(&self, name: &str) -> Outcome<VolumeSummary> {
         let volumes = self.volumes()?;
         let names: Vec<&str> = volumes.iter().map(|v| v.record.name.as_str()).collect();
-        let known = if names.is_empty() { "there are none yet".to_owned() } else { format!("there are: {}", names.join(", ")) };
+        let known =
+            if names.is_empty() { "there are none yet".to_owned() } else { format!("there are: {}", names.join(", ")) };
         let missing = Failure::input(format!("there is no volume `{name}`; {known}"));
         volumes.into_iter().find(|v| v.record.name == name).ok_or(missing)
     }
@@ -111,17 +106,22 @@ impl Admin {
 /// An answer of a kind that does not belong to the question: the peer is of another make.
 #[must_use]
 pub fn unexpected(reply: &AdminReply) -> Failure {
-    Failure::failed(format!("the cluster gave an answer that this program does not expect ({reply:?}): use the same version of weft on both sides"))
+    Failure::failed(format!(
+        "the cluster gave an answer that this program does not expect ({reply:?}): use the same version of weft on both sides"
+    ))
 }
 
-fn refuse_failures(reply: AdminReply, doing: &str) -> Outcome<AdminReply> {
-    match reply {
+fn refused(kind: &ErrorKind, doing: &str) -> Failure {
+    let sentence = format!("could not {doing}: {kind}");
+    match kind {
         // The request was wrong, not the cluster: nothing was changed.
-        AdminReply::Failed(kind @ (ErrorKind::Invalid(_) | ErrorKind::NotFound | ErrorKind::Exists | ErrorKind::NameTooLong)) => {
-            Err(Failure::input(format!("could not {doing}: {kind}")))
+        ErrorKind::Invalid(_) | ErrorKind::NotFound | ErrorKind::Exists | ErrorKind::NameTooLong => {
+            Failure::input(sentence)
         }
-        AdminReply::Failed(kind) => Err(Failure::failed(format!("could not {doing}: {kind}"))),
-        reply => Ok(reply),
+        ErrorKind::TimedOut { .. } | ErrorKind::Unavailable(_) => {
+            Failure::failed(format!("{sentence}; check that a majority of the nodes runs"))
+        }
+        _ => Failure::failed(sentence),
     }
 }
 

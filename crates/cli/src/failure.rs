@@ -25,6 +25,11 @@ impl Failure {
         Self { sentence: sentence.into(), code: 1 }
     }
 
+    /// With an exit code of its own, for processes that are watched by others.
+    pub fn with_code(sentence: impl Into<String>, code: u8) -> Self {
+        Self { sentence: sentence.into(), code }
+    }
+
     #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)

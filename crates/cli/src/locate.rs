@@ -4,9 +4,12 @@
 
 use crate::failure::{Failure, Outcome};
 use std::path::{Path, PathBuf};
+use weft_client::identity::{CLUSTER_FILE, CREDENTIALS_FILE};
 
 /// Subdirectory of a `weft dev` directory with the administrator's identity.
 pub const DEV_ADMIN: &str = "admin";
+/// What makes a directory an identity.
+const IDENTITY_FILES: [&str; 2] = [CREDENTIALS_FILE, CLUSTER_FILE];
 const DEV_DIRECTORY: &str = "weft-data";
 const SYSTEM_DIRECTORY: &str = "/etc/weft";
 
@@ -20,7 +23,7 @@ pub fn identity_directory(given: Option<&Path>) -> Outcome<PathBuf> {
             Failure::input(format!(
                 "{} holds no cluster identity ({}): name the directory that `weft cluster init` or `weft dev` made",
                 directory.display(),
-                weft_transport::IDENTITY_FILES.join(", ")
+                IDENTITY_FILES.join(", ")
             ))
         });
     }
@@ -32,8 +35,12 @@ pub fn identity_directory(given: Option<&Path>) -> Outcome<PathBuf> {
     })
 }
 
+/// Whether the directory is an identity.
+#[must_use]
+pub fn has_identity(directory: &Path) -> bool {
+    IDENTITY_FILES.iter().all(|file| directory.join(file).is_file())
+}
+
 fn identity_in(directory: &Path) -> Option<PathBuf> {
-    [directory.to_path_buf(), directory.join(DEV_ADMIN)]
-        .into_iter()
-        .find(|place| weft_transport::IDENTITY_FILES.iter().all(|file| place.join(file).is_file()))
+    [directory.to_path_buf(), directory.join(DEV_ADMIN)].into_iter().find(|place| has_identity(place))
 }

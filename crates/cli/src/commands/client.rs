@@ -2,19 +2,39 @@
 
 use super::{Consent, Context, Decision};
 use crate::admin::{Admin, unexpected};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, While};
+use crate::locate;
 use crate::output::Listing;
 use clap::{Args, Subcommand};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use weft_client::Identity;
 use weft_proto::admin::{AdminReply, AdminRequest, SessionSummary};
+use weft_transport::join::JoinAs;
+use weft_transport::token::Token;
 use weft_types::SessionId;
 
 #[derive(Subcommand)]
 pub enum ClientCommand {
+    /// Make this machine a client of a cluster
+    Join(JoinArguments),
     /// List the sessions of mounts and image commands
     List,
     /// Fence a session: its mount answers EIO from then on, its locks become free
     Evict(EvictArguments),
+}
+
+#[derive(Args)]
+pub struct JoinArguments {
+    /// From `weft token create --role client`
+    token: String,
+    /// Directory for the identity
+    #[arg(long, default_value = "/etc/weft")]
+    dir: PathBuf,
+    /// Local address to speak from
+    #[arg(long)]
+    bind: Option<IpAddr>,
 }
 
 #[derive(Args)]
@@ -27,11 +47,43 @@ pub struct EvictArguments {
 /// # Errors
 /// As the cluster says.
 pub fn run(context: Context<'_>, command: &ClientCommand) -> Outcome {
-    let admin = Admin::connect(context.cluster)?;
     match command {
-        ClientCommand::List => list(context, &admin),
-        ClientCommand::Evict(arguments) => evict(context, &admin, arguments),
+        ClientCommand::Join(arguments) => {
+            join(&arguments.token, &arguments.dir, arguments.bind)?;
+            let dir = arguments.dir.display().to_string();
+            context
+                .audience
+                .show(&dir, |dir| format!("joined; `weft --cluster {dir} mount VOLUME DIR` mounts a volume"))
+        }
+        ClientCommand::List => list(context, &Admin::connect(context.cluster)?),
+        ClientCommand::Evict(arguments) => evict(context, &Admin::connect(context.cluster)?, arguments),
     }
+}
+
+/// Exchanges a token for an identity of this machine.
+///
+/// # Errors
+/// When there is an identity already, the token is none, or the cluster refuses it; then nothing is written.
+pub fn join(token: &str, directory: &Path, bind: Option<IpAddr>) -> Outcome {
+    if locate::has_identity(directory) {
+        return Err(Failure::input(format!(
+            "{} holds an identity already: use it, or name another directory with --dir",
+            directory.display()
+        )));
+    }
+    let token: Token = token.parse().map_err(|error| Failure::input(format!("could not join: {error}")))?;
+    let local = bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let who = JoinAs { name: weft_client::options::host_name(), ..JoinAs::default() };
+    let joined =
+        weft_client::block_on(weft_transport::join::join(local, &token, &who)).doing("start the event loop")?.map_err(
+            |error| Failure::failed(format!("could not join: {error}; ask for a new token if this one is used up")),
+        )?;
+    let identity = Identity {
+        cluster: joined.cluster,
+        control_addresses: joined.control_addresses,
+        credentials: joined.credentials,
+    };
+    identity.save(directory).doing(format!("save the identity in {}", directory.display()))
 }
 
 fn sessions(admin: &Admin) -> Outcome<Vec<SessionSummary>> {

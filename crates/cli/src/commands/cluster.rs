@@ -8,7 +8,6 @@ use crate::output::{Listing, pairs};
 use crate::units;
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use weft_proto::admin::{AdminReply, AdminRequest, ClusterStatus, NodeReport};
 use weft_types::NodeId;
@@ -29,24 +28,14 @@ pub struct InitArguments {
     /// Directory of the first node
     #[arg(long)]
     pub dir: PathBuf,
+    /// Configuration file [default: node.toml in the directory]
+    #[arg(long)]
+    pub config: Option<PathBuf>,
     /// Directory for the administrator's identity
     #[arg(long, default_value = "/etc/weft")]
     pub admin: PathBuf,
-    /// Address of the first node for metadata and administration
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub control: SocketAddr,
-    /// Address of the first node for data
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    pub data: SocketAddr,
-    /// Name of the first node; the host's name if left out
-    #[arg(long)]
-    pub name: Option<String>,
-    /// Directory for data, on a file system of its own; `disk` in the node's directory if left out
-    #[arg(long)]
-    pub disk: Option<PathBuf>,
-    /// Failure domain of the first node, outermost first, for example rack-2/box-7
-    #[arg(long)]
-    pub domain: Option<String>,
+    #[command(flatten)]
+    pub setup: node::Setup,
 }
 
 /// # Errors
@@ -100,7 +89,8 @@ fn describe(shown: &Shown) -> String {
             ),
         ),
     ]);
-    let mut disks = Listing::new(&["disk", "on node", "state", "file system", ">size", ">free", ">journal", "path"], "no disks");
+    let mut disks =
+        Listing::new(&["disk", "on node", "state", "file system", ">size", ">free", ">journal", "path"], "no disks");
     for disk in &status.map.disks {
         let report = shown.reports.iter().flat_map(|(_, r)| &r.disks).find(|r| r.disk == disk.id);
         let node = status.map.nodes.iter().find(|n| n.id == disk.node).map_or_else(String::new, |n| n.name.clone());
@@ -109,6 +99,7 @@ fn describe(shown: &Shown) -> String {
             node,
             match disk.state {
                 DiskState::Active => "active",
+                DiskState::Missing => "MISSING",
                 DiskState::Failed => "FAILED",
                 DiskState::Removed => "removed",
             }
@@ -123,7 +114,8 @@ fn describe(shown: &Shown) -> String {
             report.map_or_else(|| "-".to_owned(), |r| r.path.clone()),
         ]);
     }
-    let mut volumes = Listing::new(&["volume", ">groups", ">all in sync", "state"], "no volumes yet: `weft volume create NAME`");
+    let mut volumes =
+        Listing::new(&["volume", ">groups", ">all in sync", "state"], "no volumes yet: `weft volume create NAME`");
     for (name, health) in &shown.volumes {
         volumes.row([name.clone(), health.groups.to_string(), health.full.to_string(), health.summary()]);
     }
@@ -169,6 +161,9 @@ fn judge(shown: &Shown) -> Verdict {
     for disk in map.disks.iter().filter(|d| d.state == DiskState::Failed) {
         problems.push(format!("disk {} failed: wipe or replace it, then add it under a new id", disk.id));
     }
+    for disk in map.disks.iter().filter(|d| d.state == DiskState::Missing) {
+        problems.push(format!("disk {} is missing from its node: attach it and start the node again", disk.id));
+    }
     for (node, report) in &shown.reports {
         problems.extend(report.troubled_pgs.iter().map(|(pg, why)| format!("group {pg} on node {node}: {why}")));
     }
@@ -185,9 +180,10 @@ fn judge(shown: &Shown) -> Verdict {
 fn loses_nothing(shown: &Shown, without: NodeId) -> bool {
     let map = &shown.status.map;
     let live = |id: NodeId| id != without && map.nodes.iter().any(|n| n.id == id && n.state == NodeState::Live);
-    let groups = map.pgs.iter().all(|g| {
-        g.members.iter().filter(|m| m.is_level() && live(m.node)).count() >= usize::from(g.min_in_sync)
-    });
+    let groups = map
+        .pgs
+        .iter()
+        .all(|g| g.members.iter().filter(|m| m.is_level() && live(m.node)).count() >= usize::from(g.min_in_sync));
     let voters = map.nodes.iter().filter(|n| n.voter);
     let (all, left) = voters.fold((0, 0), |(all, left), n| (all + 1, left + usize::from(live(n.id))));
     groups && left * 2 > all

@@ -35,7 +35,12 @@ pub fn run(context: Context<'_>, arguments: &EventsArguments) -> Outcome {
     context.audience.show(&events, |events| {
         let mut table = Listing::new(&["time (UTC)", ">node", ">number", "what"], "no events");
         for event in events {
-            table.row([units::utc(event.at_seconds), event.node.to_string(), event.number.to_string(), event.what.clone()]);
+            table.row([
+                units::utc(event.at_seconds),
+                event.node.to_string(),
+                event.number.to_string(),
+                event.what.clone(),
+            ]);
         }
         table.finish()
     })

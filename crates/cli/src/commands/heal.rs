@@ -71,7 +71,12 @@ fn watch(admin: &Admin, volume: &VolumeRecord, context: Context<'_>) -> Outcome 
             bar.finish_and_clear();
             let seconds = began.elapsed().as_secs();
             return context.audience.show(&healing, |h| {
-                format!("volume {}: all {} replicas are in sync (watched for {})", h.volume, h.replicas, units::seconds(seconds))
+                format!(
+                    "volume {}: all {} replicas are in sync (watched for {})",
+                    h.volume,
+                    h.replicas,
+                    units::seconds(seconds)
+                )
             });
         }
         bar.set_length(healing.chunks_total);
@@ -122,7 +127,10 @@ fn describe(healing: &Healing) -> String {
     if healing.replicas_missing == 0 {
         return format!("volume {}: all {} replicas are in sync", healing.volume, healing.replicas);
     }
-    let mut table = Listing::new(&["group", "target disk", ">chunks", ">copied", ">found equal", ">time left"], "no resync is running");
+    let mut table = Listing::new(
+        &["group", "target disk", ">chunks", ">copied", ">found equal", ">time left"],
+        "no resync is running",
+    );
     for progress in &healing.running {
         table.row([
             progress.pg.to_string(),

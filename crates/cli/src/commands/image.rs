@@ -1,7 +1,6 @@
 //! `weft image`: images in and out of volumes, without a mount.
 
 use super::Context;
-use crate::admin::single_thread_runtime;
 use crate::failure::{Failure, Outcome, While};
 use crate::image::copy;
 use crate::image::path::ImagePath;
@@ -13,8 +12,9 @@ use crate::units;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
-use weft_client::{Access, Client, ConnectOptions, FileHandle, FlushScope, OpenContents};
+use weft_client::{Access, Client, ConnectError, ConnectOptions, FileHandle, FlushScope, OpenContents};
 use weft_proto::namespace::{Credentials, NewInode, RenameMode};
 use weft_types::{ErrorKind, FileKind, InodeNumber};
 
@@ -77,7 +77,9 @@ pub fn run(context: Context<'_>, command: &ImageCommand) -> Outcome {
             let path = ImagePath::parse(&arguments.image)?;
             // A bad source is refused before the cluster is spoken to.
             let source = Source::open(&arguments.source)?;
-            with_client(&identity?, &path.volume, async |client| import(context, client, &path, source, arguments).await)
+            with_client(&identity?, &path.volume, async |client| {
+                import(context, client, &path, source, arguments).await
+            })
         }
         ImageCommand::Export(arguments) => {
             let path = ImagePath::parse(&arguments.image)?;
@@ -100,18 +102,18 @@ pub fn run(context: Context<'_>, command: &ImageCommand) -> Outcome {
 
 /// Opens a session for the time of one command.
 fn with_client(identity: &Path, volume: &str, work: impl AsyncFnOnce(&Client) -> Outcome) -> Outcome {
-    let runtime = single_thread_runtime()?;
-    runtime.block_on(async {
+    let done = weft_client::block_on(async {
         let mut options = ConnectOptions::new(identity);
         options.fail_after = Some(PATIENCE);
         let client = Client::connect(&options, volume, "weft image").await.map_err(|error| match error {
-            ErrorKind::NotFound => Failure::input(format!("there is no volume `{volume}`: see `weft volume list`")),
+            ConnectError::NoVolume(_) => Failure::input(error.to_string()),
             other => Failure::failed(format!("could not open volume `{volume}`: {other}")),
         })?;
         let outcome = work(&client).await;
         let closed = client.close().await.doing("end the session");
         outcome.and(closed)
-    })
+    });
+    done.doing("start the event loop")?
 }
 
 #[derive(Serialize)]
@@ -138,16 +140,26 @@ impl Copied {
     }
 }
 
-async fn import(context: Context<'_>, client: &Client, path: &ImagePath, mut source: Source, arguments: &ImportArguments) -> Outcome {
+async fn import(
+    context: Context<'_>,
+    client: &Client,
+    path: &ImagePath,
+    mut source: Source,
+    arguments: &ImportArguments,
+) -> Outcome {
     let began = Instant::now();
     let parent = directory(client, path).await?;
     refuse_existing(client, parent, path).await?;
     let draft = format!(".{}.import-{}", path.name, std::process::id());
-    let draft = if draft.len() > weft_types::limits::MAX_NAME_BYTES { format!(".import-{}", std::process::id()) } else { draft };
+    let draft = if draft.len() > weft_types::limits::MAX_NAME_BYTES {
+        format!(".import-{}", std::process::id())
+    } else {
+        draft
+    };
     let made = client.create_file(parent, draft.as_bytes(), IMAGE_MODE, Credentials::default(), Access::Write).await;
     let (_, file) = made.doing(format!("create a file in volume `{}`", path.volume))?;
     let bar = copy::progress(source.data_bytes(), &arguments.image);
-    let copied = fill(&mut source, &file, &bar).await;
+    let copied = fill(&mut source, file, &bar).await;
     bar.finish_and_clear();
     let named = match copied {
         Ok(()) => client
@@ -171,15 +183,24 @@ async fn import(context: Context<'_>, client: &Client, path: &ImagePath, mut sou
     context.audience.show(&result, |r| r.describe("imported"))
 }
 
-async fn fill(source: &mut Source, file: &FileHandle, bar: &indicatif::ProgressBar) -> Outcome {
+async fn fill(source: &mut Source, file: FileHandle, bar: &indicatif::ProgressBar) -> Outcome {
+    let file = Rc::new(file);
     let filled = async {
         file.truncate(source.size_bytes).await.doing("set the size of the image")?;
-        copy::import(source, file, bar).await?;
+        copy::import(source, &file, bar).await?;
         file.flush(FlushScope::DataAndTimes).await.doing("make the image durable")
     }
     .await;
-    let closed = file.close().await.doing("close the image");
+    let closed = close(file).await;
     filled.and(closed)
+}
+
+/// Closes the file and says what that said; a file that is in use still is closed when its last user is done.
+async fn close(file: Rc<FileHandle>) -> Outcome {
+    match Rc::try_unwrap(file) {
+        Ok(file) => file.close().await.doing("close the image"),
+        Err(_) => Ok(()),
+    }
 }
 
 async fn export(context: Context<'_>, client: &Client, path: &ImagePath, arguments: &ExportArguments) -> Outcome {
@@ -191,6 +212,7 @@ async fn export(context: Context<'_>, client: &Client, path: &ImagePath, argumen
         .open(record.attributes.inode, Access::Read, OpenContents::Keep)
         .await
         .doing(format!("open {}", arguments.image))?;
+    let file = Rc::new(file);
     let copied = async {
         let ranges = copy::present_ranges(&file, size_bytes).await?;
         let data_bytes = ranges.iter().map(|r| r.end - r.start).sum();
@@ -200,7 +222,7 @@ async fn export(context: Context<'_>, client: &Client, path: &ImagePath, argumen
         copied.map(|()| data_bytes)
     }
     .await;
-    let closed = file.close().await.doing("close the image");
+    let closed = close(file).await;
     let data_bytes = copied?;
     closed?;
     target.finish()?;
@@ -218,7 +240,8 @@ async fn create(context: Context<'_>, client: &Client, path: &ImagePath, size_by
     let parent = directory(client, path).await?;
     refuse_existing(client, parent, path).await?;
     let what = format!("create {}", path.within_volume());
-    let made = client.create_file(parent, path.name.as_bytes(), IMAGE_MODE, Credentials::default(), Access::Write).await;
+    let made =
+        client.create_file(parent, path.name.as_bytes(), IMAGE_MODE, Credentials::default(), Access::Write).await;
     let (_, file) = made.doing(&what)?;
     let sized = file.truncate(size_bytes).await.doing(&what);
     let closed = file.close().await.doing(&what);
@@ -241,10 +264,8 @@ async fn list(context: Context<'_>, client: &Client, volume: &str) -> Outcome {
     while let Some((inode, prefix)) = directories.pop() {
         let mut cookie = 0;
         loop {
-            let page = client
-                .read_directory(inode, cookie, PAGE_ENTRIES)
-                .await
-                .doing(format!("list {volume}/{prefix}"))?;
+            let page =
+                client.read_directory(inode, cookie, PAGE_ENTRIES).await.doing(format!("list {volume}/{prefix}"))?;
             for entry in &page.entries {
                 cookie = entry.cookie;
                 let path = format!("{prefix}{}", String::from_utf8_lossy(&entry.name));
@@ -262,7 +283,8 @@ async fn list(context: Context<'_>, client: &Client, volume: &str) -> Outcome {
     }
     rows.sort_by(|a, b| a.path.cmp(&b.path));
     context.audience.show(&rows, |rows| {
-        let mut table = Listing::new(&["image", ">size", ">space per replica", "modified (UTC)"], "no files in this volume");
+        let mut table =
+            Listing::new(&["image", ">size", ">space per replica", "modified (UTC)"], "no files in this volume");
         for row in rows {
             table.row([
                 row.path.clone(),

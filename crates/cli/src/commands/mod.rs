@@ -54,9 +54,9 @@ impl Consent {
                 crate::output::say(&format!("would do: {what}"))?;
                 Ok(Decision::OnlySay)
             }
-            (false, false) => {
-                Err(Failure::input(format!("this {what}: repeat the command with --yes to do it, or --dry-run to look")))
-            }
+            (false, false) => Err(Failure::input(format!(
+                "this {what}: repeat the command with --yes to do it, or --dry-run to look"
+            ))),
         }
     }
 }
@@ -89,7 +89,9 @@ mod tests {
     #[test]
     fn a_name_that_is_empty_too_long_or_has_a_slash_is_refused_in_one_sentence() {
         assert!(check_name("volume", "vms-1.old").is_ok());
-        for (bad, says) in [("", "is empty"), ("a/b", "contains `/`"), (".x", "begins with"), (&"x".repeat(64), "64 bytes")] {
+        for (bad, says) in
+            [("", "is empty"), ("a/b", "contains `/`"), (".x", "begins with"), (&"x".repeat(64), "64 bytes")]
+        {
             let sentence = check_name("volume", bad).unwrap_err().to_string();
             assert!(sentence.contains(says), "{sentence}");
         }

@@ -102,7 +102,8 @@ pub fn mount(context: Context<'_>, arguments: &MountArguments) -> Outcome {
 
 /// Starts the same command with `--foreground` as a process of its own and waits until the kernel shows the mount.
 fn in_background(arguments: &MountArguments, identity: &std::path::Path, mount_point: PathBuf) -> Outcome {
-    let mut again = vec!["--cluster".to_owned(), identity.display().to_string(), "mount".to_owned(), "--foreground".to_owned()];
+    let mut again =
+        vec!["--cluster".to_owned(), identity.display().to_string(), "mount".to_owned(), "--foreground".to_owned()];
     for option in &arguments.options {
         again.extend(["-o".to_owned(), option.clone()]);
     }

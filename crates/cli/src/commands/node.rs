@@ -6,7 +6,7 @@ use crate::failure::{Failure, Outcome};
 use crate::output::Listing;
 use crate::units;
 use clap::{Args, Subcommand};
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use weft_proto::admin::{AdminReply, AdminRequest, ClusterStatus};
 use weft_types::map::{NodeRecord, NodeState};
@@ -31,33 +31,37 @@ pub struct RemoveArguments {
 
 #[derive(Args)]
 pub struct RunArguments {
-    /// Configuration file
-    #[arg(long, conflicts_with_all = ["dir", "join", "control", "data", "name", "disk"])]
+    /// Directory of the node: configuration, identity and state
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Configuration file [default: node.toml in the directory]
+    #[arg(long)]
     pub config: Option<PathBuf>,
-    /// Directory of the node, with its configuration and state
-    #[arg(long, required_unless_present = "config")]
-    pub dir: Option<PathBuf>,
-    /// Join a cluster with this token first; only for a node that has no state yet
-    #[arg(long, value_name = "TOKEN", requires = "dir", requires = "control", requires = "data")]
+    /// Join a cluster with this token first; only for a node that is in none yet
+    #[arg(long, value_name = "TOKEN")]
     pub join: Option<String>,
-    /// Address for metadata and administration (with --join)
-    #[arg(long, value_name = "ADDRESS:PORT", requires = "join")]
-    pub control: Option<SocketAddr>,
-    /// Address for data (with --join)
-    #[arg(long, value_name = "ADDRESS:PORT", requires = "join")]
-    pub data: Option<SocketAddr>,
-    /// Name of the node (with --join; the host's name if left out)
-    #[arg(long, requires = "join")]
-    pub name: Option<String>,
-    /// Directory for data, on a file system of its own (with --join; `disk` in the node's directory if left out)
-    #[arg(long, requires = "join")]
-    pub disk: Option<PathBuf>,
-    /// Failure domain, outermost first, for example rack-2/box-7 (with --join)
-    #[arg(long, requires = "join")]
-    pub domain: Option<String>,
+    #[command(flatten)]
+    pub setup: Setup,
     /// How the parent process starts the process that does the work; not for people
     #[arg(long, hide = true)]
-    pub worker: bool,
+    pub worker_of: Option<u32>,
+}
+
+/// Shorthand for a configuration file; writes one where there is none yet.
+#[derive(Args, Default)]
+pub struct Setup {
+    /// Address of the node: every socket is bound to it, and other nodes must reach it
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<IpAddr>,
+    /// Name of the node [default: the host's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Directory for data, best on a file system of its own; may be repeated [default: disks/0 in the node's directory]
+    #[arg(long)]
+    pub disk: Vec<PathBuf>,
+    /// Where the box stands, outermost first, for example rack-2/box-7
+    #[arg(long)]
+    pub domain: Option<String>,
 }
 
 /// # Errors
@@ -78,10 +82,12 @@ fn list(context: Context<'_>) -> Outcome {
 /// The nodes of a cluster as a table.
 #[must_use]
 pub fn table(nodes: &[NodeRecord], status: &ClusterStatus) -> String {
-    let mut table = Listing::new(&[">id", "node", "state", "metadata", "address", ">disks", ">free", ">last heard"], "no nodes");
+    let mut table =
+        Listing::new(&[">id", "node", "state", "metadata", "address", ">disks", ">free", ">last heard"], "no nodes");
     for node in nodes {
         let disks: Vec<_> = status.map.disks.iter().filter(|d| d.node == node.id).collect();
-        let free: u64 = status.free_bytes.iter().filter(|(id, _)| disks.iter().any(|d| d.id == *id)).map(|(_, b)| b).sum();
+        let free: u64 =
+            status.free_bytes.iter().filter(|(id, _)| disks.iter().any(|d| d.id == *id)).map(|(_, b)| b).sum();
         let heard = status.last_heartbeat_ms.iter().find(|(id, _)| *id == node.id);
         table.row([
             node.id.to_string(),

@@ -85,7 +85,9 @@ pub fn create(admin: &Admin, role: TokenRole, name: &str, valid: Duration) -> Ou
 fn list(context: Context<'_>) -> Outcome {
     let admin = Admin::connect(context.cluster)?;
     let AdminReply::Tokens(tokens) = admin.ask(AdminRequest::ListTokens, "list the tokens")? else {
-        return Err(crate::failure::Failure::failed("the cluster gave no list of tokens: use the same version of weft"));
+        return Err(crate::failure::Failure::failed(
+            "the cluster gave no list of tokens: use the same version of weft",
+        ));
     };
     context.audience.show(&tokens, |tokens| {
         let mut table = Listing::new(&["token", "role", "for", "expires (UTC)", "used"], "no tokens");

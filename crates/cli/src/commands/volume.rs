@@ -95,7 +95,10 @@ fn create(context: Context<'_>, arguments: &CreateArguments) -> Outcome {
     let admin = Admin::connect(context.cluster)?;
     let record = create_volume(&admin, arguments)?;
     context.audience.show(&record, |record| {
-        format!("created volume {} with {} replicas; mount it with `weft mount {} DIR`", record.name, record.replicas, record.name)
+        format!(
+            "created volume {} with {} replicas; mount it with `weft mount {} DIR`",
+            record.name, record.replicas, record.name
+        )
     })
 }
 
@@ -184,7 +187,10 @@ fn status(context: Context<'_>, name: &str) -> Outcome {
     let health = Health::of(&volume, &status);
     let groups = status.map.pgs.iter().filter(|g| g.pg.volume == volume.id).cloned().collect();
     context.audience.show(&VolumeStatus { volume, health, groups }, |shown| {
-        let mut table = Listing::new(&["node", ">leads", ">in sync", ">lossy or behind", ">syncing", ">out"], "no placement groups");
+        let mut table = Listing::new(
+            &["node", ">leads", ">in sync", ">lossy or behind", ">syncing", ">out"],
+            "no placement groups",
+        );
         for node in &status.map.nodes {
             let members: Vec<_> = shown.groups.iter().flat_map(|g| &g.members).filter(|m| m.node == node.id).collect();
             let leads = shown.groups.iter().filter(|g| g.primary_member().is_some_and(|m| m.node == node.id)).count();
@@ -265,7 +271,9 @@ impl Health {
             health.reasons.push(format!("{} is down: start it again, or replace it", down.join(", ")));
         }
         if health.down > 0 {
-            health.reasons.push(format!("{} placement groups serve nothing: their in-sync replicas are not up", health.down));
+            health
+                .reasons
+                .push(format!("{} placement groups serve nothing: their in-sync replicas are not up", health.down));
         }
         if health.writes_wait > 0 {
             health.reasons.push(format!(

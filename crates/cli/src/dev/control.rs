@@ -141,7 +141,8 @@ fn view(layout: &Layout, volume: &str) -> ClusterView {
 }
 
 fn describe(status: &Status) -> String {
-    let mut nodes = Listing::new(&[">node", "state", ">pid", ">worker", "address", ">memory", ">peak", "disk"], "no nodes");
+    let mut nodes =
+        Listing::new(&[">node", "state", ">pid", ">worker", "address", ">memory", ">peak", "disk"], "no nodes");
     let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |p| p.to_string());
     for node in &status.nodes {
         let leads = status.cluster.leader == Some(node.number);
@@ -156,7 +157,8 @@ fn describe(status: &Status) -> String {
             node.disks.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", "),
         ]);
     }
-    let mut mounts = Listing::new(&[">client", "state", ">pid", "address", ">memory", ">peak", "mounted at"], "no mounts");
+    let mut mounts =
+        Listing::new(&[">client", "state", ">pid", "address", ">memory", ">peak", "mounted at"], "no mounts");
     for mount in &status.mounts {
         mounts.row([
             mount.client.to_string(),
@@ -200,13 +202,18 @@ pub fn kill(directory: &Path, number: u8, what: Kill) -> Outcome {
             process.kill_with_descendants();
             let gone = workers.into_iter().chain([process]).all(|p| p.wait_for_end(KILL_PATIENCE));
             if !gone {
-                return Err(Failure::failed(format!("node {number} (pid {}) cannot be killed: see `dmesg`", process.pid)));
+                return Err(Failure::failed(format!(
+                    "node {number} (pid {}) cannot be killed: see `dmesg`",
+                    process.pid
+                )));
             }
             say(&format!("killed node {number}; start it again with `weft dev start {number}`"))
         }
         Kill::WorkerOnly => {
             let Some(worker) = process.descendants().first().copied() else {
-                return Err(Failure::failed(format!("node {number} has no worker just now: see `weft dev logs {number}`")));
+                return Err(Failure::failed(format!(
+                    "node {number} has no worker just now: see `weft dev logs {number}`"
+                )));
             };
             worker.signal(rustix::process::Signal::KILL);
             say(&format!("killed the worker of node {number} (pid {}); its parent starts another one", worker.pid))
@@ -274,7 +281,10 @@ pub fn reset(directory: &Path, consent: Consent) -> Outcome {
         || state.mounts.iter().any(super::state::Mount::is_running)
         || layout.foreground().is_some_and(process::ProcessName::is_alive);
     if runs {
-        return Err(Failure::input(format!("the cluster in {} runs: stop it first with `weft dev stop`", layout.root.display())));
+        return Err(Failure::input(format!(
+            "the cluster in {} runs: stop it first with `weft dev stop`",
+            layout.root.display()
+        )));
     }
     let what = format!("deletes the cluster in {} with all its data", layout.root.display());
     if consent.decide(&what)? == Decision::OnlySay {

@@ -71,7 +71,7 @@ pub fn run(arguments: &RunArguments) -> Outcome {
         layout.create(arguments.nodes, VOLUME)?;
     }
     let mut interrupt = Interrupt::listen()?;
-    let served = serve(&layout, &mount_point, &mut interrupt);
+    let served = serve(&layout, arguments.journal_mib, &mount_point, &mut interrupt);
     say("stopping: unmounting, then stopping the nodes")?;
     let stopped = stop::everything(&layout);
     served.and(stopped)?;
@@ -81,17 +81,18 @@ pub fn run(arguments: &RunArguments) -> Outcome {
 /// Processes of a run whose foreground command was killed.
 fn end_leftovers(layout: &Layout) -> Outcome {
     let state = layout.load()?;
-    let left = state.nodes.iter().filter(|n| n.is_running()).count() + state.mounts.iter().filter(|m| m.is_running()).count();
+    let left =
+        state.nodes.iter().filter(|n| n.is_running()).count() + state.mounts.iter().filter(|m| m.is_running()).count();
     if left > 0 {
         say(&format!("stopping {left} processes that an earlier `weft dev` left behind"))?;
     }
     stop::everything(layout)
 }
 
-fn serve(layout: &Layout, mount_point: &Path, interrupt: &mut Interrupt) -> Outcome {
+fn serve(layout: &Layout, journal_mib: u32, mount_point: &Path, interrupt: &mut Interrupt) -> Outcome {
     let state = layout.load()?;
     say(&format!("starting {} nodes in {}", state.nodes.len(), layout.root.display()))?;
-    let admin = start::nodes(layout, interrupt)?;
+    let admin = start::nodes(layout, journal_mib, interrupt)?;
     let replicas = start::volume(&admin, &state.volume, state.nodes.len())?;
     start::mount(layout, &admin, &layout.mount(1, mount_point.to_path_buf()), &state.volume)?;
     drop(admin);
@@ -107,7 +108,8 @@ fn serve(layout: &Layout, mount_point: &Path, interrupt: &mut Interrupt) -> Outc
 /// Says once of every process that it ended by itself. One that was killed on purpose has no process noted any more.
 fn report_ended(state: &State, reported: &mut Vec<process::ProcessName>) -> Outcome {
     let nodes = state.nodes.iter().filter_map(|n| Some((format!("node {}", n.number), n.process?, &n.log)));
-    let mounts = state.mounts.iter().filter_map(|m| Some((format!("the mount of client {}", m.client), m.process?, &m.log)));
+    let mounts =
+        state.mounts.iter().filter_map(|m| Some((format!("the mount of client {}", m.client), m.process?, &m.log)));
     for (who, process, log) in nodes.chain(mounts) {
         if !process.is_alive() && !reported.contains(&process) {
             say(&format!("{who} (pid {}) ended; its log is {}", process.pid, log.display()))?;

@@ -37,6 +37,9 @@ pub struct RunArguments {
     /// Where volume `vms` is mounted
     #[arg(long, default_value = "./weft-mnt")]
     pub mount: PathBuf,
+    /// Journal of each disk, in MiB; fixed when the directory is first used
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(64..=65_536))]
+    pub journal_mib: u32,
 }
 
 #[derive(Args)]

@@ -46,8 +46,9 @@ pub fn mount_point(path: &Path) -> Outcome {
                 "{shown} is busy: a Weft volume is mounted there; choose another directory, or `weft unmount {shown}` first"
             )));
         }
-        mounts::unmount(path, rustix::mount::UnmountFlags::DETACH)
-            .map_err(|e| Failure::failed(format!("could not take the dead mount at {shown} away: {e}; try `umount -l {shown}`")))?;
+        mounts::unmount(path, rustix::mount::UnmountFlags::DETACH).map_err(|e| {
+            Failure::failed(format!("could not take the dead mount at {shown} away: {e}; try `umount -l {shown}`"))
+        })?;
     }
     match fs::metadata(path) {
         Ok(found) if !found.is_dir() => {
@@ -62,7 +63,9 @@ pub fn mount_point(path: &Path) -> Outcome {
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::create_dir_all(path)
             .map_err(|e| Failure::input(format!("could not create the mountpoint {shown}: {e}; choose another one"))),
-        Err(error) => Err(Failure::input(format!("{shown} cannot be used as a mountpoint ({error}): choose another one"))),
+        Err(error) => {
+            Err(Failure::input(format!("{shown} cannot be used as a mountpoint ({error}): choose another one")))
+        }
     }
 }
 
@@ -77,7 +80,9 @@ pub fn data_directory(root: &Path) -> Outcome {
     }
     let names: Vec<String> = match fs::read_dir(root) {
         Ok(entries) => entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect(),
-        Err(error) => return Err(Failure::input(format!("could not read {shown}: {error}; choose another directory with --dir"))),
+        Err(error) => {
+            return Err(Failure::input(format!("could not read {shown}: {error}; choose another directory with --dir")));
+        }
     };
     let ours = |name: &String| name.ends_with(".lock") || name == "dev.json" || name == "lost+found";
     if names.iter().any(|n| n == "dev.json") || names.iter().all(ours) {
@@ -122,7 +127,9 @@ fn port(address: SocketAddr) -> Outcome {
             "UDP port {address} is in use, probably by another development cluster: stop that one first \
              (`ss -ulnp` shows the process)"
         ))),
-        Err(error) => Err(Failure::input(format!("UDP port {address} cannot be used: {error}; is the loopback device up?"))),
+        Err(error) => {
+            Err(Failure::input(format!("UDP port {address} cannot be used: {error}; is the loopback device up?")))
+        }
     }
 }
 

@@ -66,7 +66,8 @@ impl ProcessName {
         if !self.is_alive() {
             return found;
         }
-        let everybody: Vec<(i32, Stat)> = numeric_entries("/proc").filter_map(|pid| Some((pid, read_stat(pid)?))).collect();
+        let everybody: Vec<(i32, Stat)> =
+            numeric_entries("/proc").filter_map(|pid| Some((pid, read_stat(pid)?))).collect();
         let mut parents = vec![self.pid];
         while let Some(parent) = parents.pop() {
             for (pid, stat) in everybody.iter().filter(|(_, stat)| stat.parent == parent) {

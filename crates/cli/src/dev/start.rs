@@ -5,10 +5,14 @@ use super::mounts;
 use super::process::{self, ProcessName};
 use super::state::{Layout, Mount, Node, State};
 use crate::admin::Admin;
-use crate::commands::{node_run, token, volume};
+use crate::commands::node_run::Membership;
+use crate::commands::{client, node_run, token, volume};
 use crate::failure::{Failure, Outcome, While};
+use crate::locate;
 use std::fs;
 use std::time::{Duration, Instant};
+use weft_node::config::NodeConfig;
+use weft_node::place::Place;
 use weft_proto::admin::{ClusterStatus, TokenRole};
 use weft_types::map::NodeState;
 
@@ -30,24 +34,33 @@ pub fn node_name(number: u8) -> String {
 ///
 /// # Errors
 /// When a node does not come up; names its log.
-pub fn nodes(layout: &Layout, interrupt: &mut Interrupt) -> Outcome<Admin> {
+pub fn nodes(layout: &Layout, journal_mib: u32, interrupt: &mut Interrupt) -> Outcome<Admin> {
     let state = layout.load()?;
+    let (mut members, mut others) = (Vec::new(), Vec::new());
     for node in &state.nodes {
-        fs::create_dir_all(&node.directory).doing(format!("create {}", node.directory.display()))?;
+        match node_run::membership(&node.directory)? {
+            Membership::Member => members.push(node),
+            Membership::None => others.push(node),
+            // The first start was interrupted. Nothing of such a node is in use, so it is made once more.
+            Membership::Unfinished => {
+                fs::remove_dir_all(&node.directory).doing(format!("delete {}", node.directory.display()))?;
+                others.push(node);
+            }
+        }
     }
-    if let Some(first) = state.nodes.first()
-        && !node_run::is_initialised(&first.directory)
+    if members.is_empty()
+        && let Some(first) = others.first().copied()
     {
-        node_run::configure(first)?;
-        node_run::initialise(&first.directory, &layout.admin())?;
+        make_cluster(layout, first, journal_mib)?;
+        members.push(others.remove(0));
     }
     // Those that joined before start at once: the metadata group may need most of them to elect a leader.
-    for node in state.nodes.iter().filter(|n| node_run::is_initialised(&n.directory)) {
+    for node in members {
         node_process(layout, node, None)?;
     }
     let admin = reach_leader(layout, interrupt)?;
-    for node in state.nodes.iter().filter(|n| !node_run::is_initialised(&n.directory)) {
-        node_run::configure(node)?;
+    for node in others {
+        configure(node, journal_mib)?;
         let (_, text) = token::create(&admin, TokenRole::Node, &node_name(node.number), TOKEN_VALID)?;
         node_process(layout, node, Some(&text))?;
     }
@@ -56,6 +69,27 @@ pub fn nodes(layout: &Layout, interrupt: &mut Interrupt) -> Outcome<Admin> {
         Ok(live >= state.nodes.len())
     })?;
     Ok(admin)
+}
+
+/// The cluster with its first node. An administrator's identity left by an interrupted attempt belongs to a cluster that
+/// never was.
+fn make_cluster(layout: &Layout, first: &Node, journal_mib: u32) -> Outcome {
+    if layout.admin().exists() {
+        fs::remove_dir_all(layout.admin()).doing(format!("delete {}", layout.admin().display()))?;
+    }
+    configure(first, journal_mib)?;
+    let place = Place::open(&first.directory, None).map_err(|error| Failure::failed(error.to_string()))?;
+    node_run::initialise(&place, &layout.admin()).map(drop)
+}
+
+fn configure(node: &Node, journal_mib: u32) -> Outcome {
+    let config = NodeConfig {
+        name: node_name(node.number),
+        listen: node.control_address.ip(),
+        journal_mib,
+        ..NodeConfig::default()
+    };
+    node_run::configure(&node.directory, &config)
 }
 
 fn live_nodes(status: &ClusterStatus) -> usize {
@@ -67,7 +101,8 @@ fn live_nodes(status: &ClusterStatus) -> usize {
 /// # Errors
 /// When it runs already or cannot be started.
 pub fn node_process(layout: &Layout, node: &Node, join: Option<&str>) -> Outcome<ProcessName> {
-    let mut arguments = vec!["node".to_owned(), "run".to_owned(), "--dir".to_owned(), node.directory.display().to_string()];
+    let mut arguments =
+        vec!["node".to_owned(), "run".to_owned(), "--dir".to_owned(), node.directory.display().to_string()];
     if let Some(token) = join {
         arguments.extend(["--join".to_owned(), token.to_owned()]);
     }
@@ -88,9 +123,11 @@ pub fn node_process(layout: &Layout, node: &Node, join: Option<&str>) -> Outcome
 /// When there is none.
 pub fn entry(state: &mut State, number: u8) -> Outcome<&mut Node> {
     let count = state.nodes.len();
-    state.nodes.iter_mut().find(|n| n.number == number).ok_or_else(|| {
-        Failure::input(format!("there is no node {number}: this cluster has nodes 1 to {count}"))
-    })
+    state
+        .nodes
+        .iter_mut()
+        .find(|n| n.number == number)
+        .ok_or_else(|| Failure::input(format!("there is no node {number}: this cluster has nodes 1 to {count}")))
 }
 
 fn reach_leader(layout: &Layout, interrupt: &mut Interrupt) -> Outcome<Admin> {
@@ -155,9 +192,9 @@ pub fn volume(admin: &Admin, name: &str, nodes: usize) -> Outcome<u8> {
 pub fn mount(layout: &Layout, admin: &Admin, mount: &Mount, volume: &str) -> Outcome {
     let directory = layout.client(mount.client);
     fs::create_dir_all(&directory).doing(format!("create {}", directory.display()))?;
-    if !node_run::has_identity(&directory) {
+    if !locate::has_identity(&directory) {
         let (_, text) = token::create(admin, TokenRole::Client, &format!("client-{}", mount.client), TOKEN_VALID)?;
-        node_run::join_client(&text, &directory, Some(mount.address.into()))?;
+        client::join(&text, &directory, Some(mount.address.into()))?;
     }
     let text = |s: &str| s.to_owned();
     let arguments = [

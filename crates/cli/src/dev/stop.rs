@@ -52,7 +52,10 @@ fn end_node(number: u8, process: ProcessName, patience: Duration) -> Outcome {
     if process.wait_for_end(KILL_PATIENCE) {
         return Ok(());
     }
-    Err(Failure::failed(format!("node {number} (pid {}) cannot be killed: it hangs in the kernel; see `dmesg`", process.pid)))
+    Err(Failure::failed(format!(
+        "node {number} (pid {}) cannot be killed: it hangs in the kernel; see `dmesg`",
+        process.pid
+    )))
 }
 
 /// Unmounts, and ends the mount's process by force if it does not end by itself.
@@ -61,7 +64,10 @@ fn end_mount(mount: &Mount) -> Outcome {
     if let Some(process) = process {
         process.signal(Signal::TERM);
         if !process.wait_for_end(UNMOUNT_PATIENCE) {
-            say(&format!("{} did not unmount in time (is it in use?) and is taken away by force", mount.mount_point.display()))?;
+            say(&format!(
+                "{} did not unmount in time (is it in use?) and is taken away by force",
+                mount.mount_point.display()
+            ))?;
         }
     }
     if mounts::mounted_at(&mount.mount_point).is_some_and(|m| m.is_weft()) {

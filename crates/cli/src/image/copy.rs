@@ -8,6 +8,7 @@ use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::rc::Rc;
 use tokio::task::JoinSet;
 use weft_client::{Durability, FileHandle};
 use weft_types::ErrorKind;
@@ -33,8 +34,20 @@ pub fn progress(bytes: u64, name: &str) -> ProgressBar {
 ///
 /// # Errors
 /// When a read or a write fails; what was written so far is not taken back.
-pub async fn import(source: &mut Source, file: &FileHandle, bar: &ProgressBar) -> Outcome {
-    let mut under_way: JoinSet<Result<(), ErrorKind>> = JoinSet::new();
+pub async fn import(source: &mut Source, file: &Rc<FileHandle>, bar: &ProgressBar) -> Outcome {
+    let mut under_way: JoinSet<Result<(), Failure>> = JoinSet::new();
+    let copied = import_pieces(source, file, bar, &mut under_way).await;
+    // After a failure nothing may go on writing behind our back.
+    under_way.shutdown().await;
+    copied
+}
+
+async fn import_pieces(
+    source: &mut Source,
+    file: &Rc<FileHandle>,
+    bar: &ProgressBar,
+    under_way: &mut JoinSet<Result<(), Failure>>,
+) -> Outcome {
     for piece in pieces(&source.data.clone()) {
         let length = usize::try_from(piece.end - piece.start).doing("copy a piece")?;
         let mut buffer = vec![0u8; length];
@@ -44,23 +57,37 @@ pub async fn import(source: &mut Source, file: &FileHandle, bar: &ProgressBar) -
             continue;
         }
         if under_way.len() >= PIECES_IN_FLIGHT {
-            finish_one(&mut under_way).await?;
+            finish_one(under_way).await?;
         }
-        let file = file.clone();
-        under_way.spawn(async move { file.write(piece.start, Bytes::from(buffer), Durability::Volume).await });
+        let file = Rc::clone(file);
+        under_way.spawn_local(async move { write_all(&file, piece.start, Bytes::from(buffer)).await });
     }
     while !under_way.is_empty() {
-        finish_one(&mut under_way).await?;
+        finish_one(under_way).await?;
     }
     Ok(())
 }
 
-async fn finish_one(under_way: &mut JoinSet<Result<(), ErrorKind>>) -> Outcome {
+async fn finish_one(under_way: &mut JoinSet<Result<(), Failure>>) -> Outcome {
     match under_way.join_next().await {
-        None | Some(Ok(Ok(()))) => Ok(()),
-        Some(Ok(Err(error))) => Err(write_failure(&error)),
+        None => Ok(()),
+        Some(Ok(written)) => written,
         Some(Err(error)) => Err(Failure::failed(format!("copying was broken off: {error}"))),
     }
+}
+
+/// A write may be answered short, as write(2) is.
+async fn write_all(file: &FileHandle, offset: u64, mut bytes: Bytes) -> Outcome {
+    let mut at = offset;
+    while !bytes.is_empty() {
+        let written = file.write(at, bytes.clone(), Durability::Volume).await.map_err(|e| write_failure(&e))?;
+        if written == 0 {
+            return Err(write_failure(&ErrorKind::NoSpace));
+        }
+        bytes = bytes.split_off(written.min(bytes.len()));
+        at += written as u64;
+    }
+    Ok(())
 }
 
 fn write_failure(error: &ErrorKind) -> Failure {
@@ -76,7 +103,7 @@ fn write_failure(error: &ErrorKind) -> Failure {
 ///
 /// # Errors
 /// When a read or a write fails.
-pub async fn export(file: &FileHandle, ranges: &[Range<u64>], target: &mut Target, bar: &ProgressBar) -> Outcome {
+pub async fn export(file: &Rc<FileHandle>, ranges: &[Range<u64>], target: &mut Target, bar: &ProgressBar) -> Outcome {
     // Reads run ahead in order, so that the target is written from front to back.
     let mut under_way = VecDeque::new();
     let mut upcoming = pieces(ranges);
@@ -84,8 +111,9 @@ pub async fn export(file: &FileHandle, ranges: &[Range<u64>], target: &mut Targe
         while under_way.len() < PIECES_IN_FLIGHT
             && let Some(piece) = upcoming.next()
         {
-            let (file, start, length) = (file.clone(), piece.start, piece.end - piece.start);
-            under_way.push_back((piece, tokio::spawn(async move { read_exactly(&file, start, length).await })));
+            let (file, start, length) = (Rc::clone(file), piece.start, piece.end - piece.start);
+            under_way
+                .push_back((piece, tokio::task::spawn_local(async move { read_exactly(&file, start, length).await })));
         }
         let Some((piece, read)) = under_way.pop_front() else { return Ok(()) };
         let bytes = read.await.doing("read the volume")?.doing(format!("read the volume at byte {}", piece.start))?;
@@ -98,8 +126,12 @@ pub async fn export(file: &FileHandle, ranges: &[Range<u64>], target: &mut Targe
 
 async fn read_exactly(file: &FileHandle, offset: u64, length: u64) -> Result<Bytes, ErrorKind> {
     let length = u32::try_from(length).map_err(|_| ErrorKind::TooLarge)?;
-    let bytes = file.read(offset, length).await?.into_bytes();
-    if bytes.len() == length as usize { Ok(bytes) } else { Err(ErrorKind::Io("the file got shorter while it was read".to_owned())) }
+    let bytes = file.read(offset, length).await?;
+    if bytes.len() == length as usize {
+        Ok(bytes)
+    } else {
+        Err(ErrorKind::Io("the file got shorter while it was read".to_owned()))
+    }
 }
 
 /// Ranges of the file that are not holes.

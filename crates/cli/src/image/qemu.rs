@@ -68,7 +68,11 @@ fn first_line(bytes: &[u8]) -> String {
 pub fn info(image: &Path) -> Outcome<ImageInfo> {
     let output = qemu_img(&["info", "--output=json"], image)?;
     if !output.status.success() {
-        return Err(Failure::input(format!("{} is no readable image: {}", image.display(), first_line(&output.stderr))));
+        return Err(Failure::input(format!(
+            "{} is no readable image: {}",
+            image.display(),
+            first_line(&output.stderr)
+        )));
     }
     serde_json::from_slice(&output.stdout).doing(format!("understand what qemu-img says of {}", image.display()))
 }
@@ -144,7 +148,10 @@ impl ServedImage {
         let directory = private_directory()?;
         let socket = directory.join("nbd");
         let mut command = Command::new("qemu-nbd");
-        command.arg(format!("--format={format}")).arg(format!("--socket={}", socket.display())).arg("--cache=writeback");
+        command
+            .arg(format!("--format={format}"))
+            .arg(format!("--socket={}", socket.display()))
+            .arg("--cache=writeback");
         match access {
             Serve::ReadOnly => command.arg("--read-only"),
             Serve::Writable => command.arg("--discard=unmap"),

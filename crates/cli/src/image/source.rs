@@ -50,7 +50,8 @@ impl Source {
     }
 
     fn open_raw(file: File, path: &Path) -> Outcome<Self> {
-        let size_bytes = rustix::fs::seek(&file, SeekFrom::End(0)).doing(format!("find the end of {}", path.display()))?;
+        let size_bytes =
+            rustix::fs::seek(&file, SeekFrom::End(0)).doing(format!("find the end of {}", path.display()))?;
         if size_bytes == 0 {
             return Err(Failure::input(format!("{} is empty: there is no image in it", path.display())));
         }
@@ -74,7 +75,10 @@ impl Source {
             )));
         }
         if info.encrypted {
-            return Err(Failure::input(format!("{} is encrypted, which is not supported: decrypt it first", path.display())));
+            return Err(Failure::input(format!(
+                "{} is encrypted, which is not supported: decrypt it first",
+                path.display()
+            )));
         }
         let data = qemu::data_ranges(path, "qcow2")?;
         let served = ServedImage::start(path, "qcow2", Serve::ReadOnly)?;
@@ -102,8 +106,17 @@ impl Source {
 
 /// Whether the first bytes belong to a format that QEMU knows, so that it is worth asking. A raw image needs no tool.
 fn begins_like_another_format(file: &File) -> bool {
-    const MAGICS: [&[u8]; 9] =
-        [b"QFI\xfb", b"KDMV", b"COWD", b"vhdxfile", b"conectix", b"QED\0", b"WithoutFreeSpace", b"# Disk De", b"LUKS\xba\xbe"];
+    const MAGICS: [&[u8]; 9] = [
+        b"QFI\xfb",
+        b"KDMV",
+        b"COWD",
+        b"vhdxfile",
+        b"conectix",
+        b"QED\0",
+        b"WithoutFreeSpace",
+        b"# Disk De",
+        b"LUKS\xba\xbe",
+    ];
     /// Offset of VirtualBox's signature within its header.
     const VDI_OFFSET: usize = 64;
     let mut head = [0u8; 72];

@@ -33,7 +33,8 @@ impl Target {
         if fs::symlink_metadata(path).is_ok() {
             return Err(Failure::input(format!("{} exists already: remove it or choose another name", path.display())));
         }
-        let mut name = path.file_name().ok_or_else(|| Failure::input(format!("{} names no file", path.display())))?.to_owned();
+        let mut name =
+            path.file_name().ok_or_else(|| Failure::input(format!("{} names no file", path.display())))?.to_owned();
         name.push(".weft-part");
         let draft = path.with_file_name(name);
         let file = OpenOptions::new().write(true).create_new(true).open(&draft).map_err(|e| {
