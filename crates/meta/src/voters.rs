@@ -30,7 +30,7 @@ pub fn wanted(nodes: &[NodeRecord]) -> BTreeSet<NodeId> {
         }
     }
     // An even number of voters tolerates no more failures than one less.
-    while voters.len() > 1 && voters.len() % 2 == 0 {
+    while voters.len() > 1 && voters.len().is_multiple_of(2) {
         let newcomer = nodes.iter().filter(|n| !n.voter && voters.contains(&n.id)).map(|n| n.id).max();
         match newcomer {
             Some(id) => voters.remove(&id),

@@ -123,6 +123,9 @@ pub const MAX_RECLAIMS_RUNNING: usize = 16;
 pub const MAX_RECLAIMS_LISTED: usize = 256;
 /// Metadata records removed by one command while a volume is deleted: one Raft entry stays short.
 pub const MAX_PURGE_RECORDS: u32 = 4096;
+/// A metadata leader that did nothing for this long was starved of CPU or paused: heartbeats lie unread, so it hears
+/// everybody for as long again before it calls anybody dead or lapsed.
+pub const LEADER_STALL: Duration = Duration::from_millis(750);
 /// Between two such commands, so that other commands are not held up.
 pub const PURGE_PAUSE: Duration = Duration::from_millis(50);
 /// Heartbeats and session heartbeats that wait for one quorum round.

@@ -29,7 +29,7 @@ use rounds::{Rounds, Waiting, Who};
 use sessions::SessionLeases;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use weft_types::limits::PROPOSE_RETRY;
+use weft_types::limits::{LEADER_STALL, PROPOSE_RETRY};
 use weft_types::{BootTime, DiskId, Epoch, ErrorKind, Incarnation, NodeId, ObjectId, PgId, SessionId, SetVersion};
 use weft_types::{InodeNumber, TruncateGeneration, VolumeId};
 use work::Work;
@@ -53,6 +53,9 @@ struct Reign {
     work: Work,
     rounds: Rounds,
     proposals: Proposals,
+    last_step: BootTime,
+    /// After a stall of its own the leader judges nobody until then.
+    hears_until: BootTime,
 }
 
 /// What the leader knows of nodes, for status.
@@ -129,6 +132,8 @@ impl Reign {
             work: Work::default(),
             rounds: Rounds::new(last_round),
             proposals: Proposals::default(),
+            last_step: now,
+            hears_until: now,
             facts,
         };
         reign.work.sync(&reign.facts, now);
@@ -136,6 +141,10 @@ impl Reign {
     }
 
     fn step(&mut self, event: LeaderEvent, now: BootTime, out: &mut Vec<LeaderAction>) {
+        if now.since(self.last_step) >= LEADER_STALL {
+            self.hears_until = now + LEADER_STALL;
+        }
+        self.last_step = now;
         match event {
             LeaderEvent::HeartbeatReceived { ticket, heartbeat } => {
                 match self.nodes.receive(&self.facts, &heartbeat, now) {
@@ -229,8 +238,10 @@ impl Reign {
     /// Everything that is due.
     fn evaluate(&mut self, now: BootTime, out: &mut Vec<LeaderAction>) {
         let mut propose = Proposer { proposals: &mut self.proposals, now, out };
-        self.nodes.bury(now, &mut propose);
-        self.sessions.strike(now, &mut propose);
+        if now >= self.hears_until {
+            self.nodes.bury(now, &mut propose);
+            self.sessions.strike(now, &mut propose);
+        }
         self.groups.elect_lossy(&self.facts, &self.live, now, &mut propose);
         self.groups.repair(&self.facts, &self.live, now, &mut propose);
         self.work.run(&self.facts, now, &mut propose);

@@ -13,12 +13,14 @@ pub(super) struct Clock {
     pub leader: Leader,
     pub now: BootTime,
     tickets: u64,
+    /// What ticks asked for while time passed; `tick` gives it.
+    backlog: Vec<LeaderAction>,
 }
 
 impl Clock {
     pub fn lead(world: &World) -> Self {
         let now = BootTime::from_millis(100_000_000);
-        let mut clock = Self { leader: Leader::new(), now, tickets: 0 };
+        let mut clock = Self { leader: Leader::new(), now, tickets: 0, backlog: Vec::new() };
         let facts = read::facts(&world.view).unwrap();
         clock.step(LeaderEvent::BecameLeader { facts });
         clock
@@ -28,12 +30,24 @@ impl Clock {
         self.leader.step(event, self.now)
     }
 
+    /// Time passes in small steps, as the shell ticks.
     pub fn pass(&mut self, millis: u64) {
-        self.now = self.now + std::time::Duration::from_millis(millis);
+        let mut left = millis;
+        while left > 0 {
+            let step = left.min(250);
+            left -= step;
+            self.now = self.now + std::time::Duration::from_millis(step);
+            if left > 0 {
+                let actions = self.step(LeaderEvent::Tick);
+                self.backlog.extend(actions);
+            }
+        }
     }
 
     pub fn tick(&mut self) -> Vec<LeaderAction> {
-        self.step(LeaderEvent::Tick)
+        let mut actions = std::mem::take(&mut self.backlog);
+        actions.extend(self.step(LeaderEvent::Tick));
+        actions
     }
 
     pub fn applied(&mut self, world: &World) -> Vec<LeaderAction> {
@@ -262,4 +276,19 @@ fn a_member_that_is_dead_for_long_is_replaced_by_a_spare() {
     clock.pass(2000);
     assert!(proposals(&clock.heartbeat_all(&w)).is_empty(), "one replacement is enough");
     w.verdict().unwrap();
+}
+
+#[test]
+fn a_leader_that_was_starved_itself_hears_everybody_before_it_judges() {
+    let w = World::with_group(3, 3);
+    let mut clock = Clock::lead(&w);
+    clock.heartbeat_all(&w);
+    clock.now = clock.now + std::time::Duration::from_secs(5);
+    let woken = clock.tick();
+    assert!(proposals(&woken).is_empty(), "{woken:?}");
+    clock.heartbeat(&w, 1, w.map().version);
+    clock.heartbeat(&w, 2, w.map().version);
+    clock.pass(800);
+    let judged = proposals(&clock.tick());
+    assert!(matches!(judged[..], [Command::NodeDead { node: NodeId(3), .. }]), "{judged:?}");
 }

@@ -123,7 +123,7 @@ impl Simulation {
         }
         for node in 1..=3u64 {
             // Node 3 is often cut off.
-            let silent = node == 3 && (self.now.nanoseconds / 3_000_000_000) % 2 == 0;
+            let silent = node == 3 && (self.now.nanoseconds / 3_000_000_000).is_multiple_of(2);
             if self.random.below(12) == 0 && !silent {
                 let incarnation = self.leases[&node].incarnation;
                 let heartbeat = NodeHeartbeat {

@@ -99,10 +99,8 @@ impl World {
             wrong.push("the map changed under one version".to_owned());
         }
         for new in &after.pgs {
-            if let Some(primary) = new.primary {
-                if !new.member(primary).is_some_and(Member::is_in_sync) {
-                    wrong.push("the primary is not in the set".to_owned());
-                }
+            if new.primary.is_some() && !new.primary_member().is_some_and(Member::is_in_sync) {
+                wrong.push("the primary is not in the set".to_owned());
             }
             if new.in_sync().next().is_none() {
                 wrong.push("the set is empty".to_owned());
