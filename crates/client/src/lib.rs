@@ -52,6 +52,9 @@ pub mod presence;
 pub mod shell;
 pub mod space;
 
+#[cfg(feature = "fake-cluster")]
+pub mod fake;
+
 mod allocation;
 mod open_inode;
 

@@ -14,6 +14,9 @@ pub mod route;
 pub mod session;
 pub mod size;
 
+#[cfg(test)]
+mod tests;
+
 pub use data::{Action, DataCore, DataCoreConfig, Event};
 pub use leader::LeaderFinder;
 pub use loss::LossWatch;

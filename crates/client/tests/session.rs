@@ -1,0 +1,411 @@
+//! The whole client against a cluster in memory: the real metadata state machine, and placement groups in a map.
+
+use bytes::Bytes;
+use std::time::{Duration, Instant};
+use weft_client::fake::FakeCluster;
+use weft_client::{
+    Access, Client, ConnectOptions, Durability, FileHandle, FlushScope, OpenContents, Seek, SizeEffect, block_on,
+};
+use weft_proto::namespace::{AttributeChange, Credentials, NewInode, RenameMode, XattrMode};
+use weft_types::{ChunkSize, ErrorKind, InodeNumber};
+
+const CHUNK: u64 = 64 << 10;
+const ROOT: InodeNumber = InodeNumber::ROOT;
+
+fn cluster() -> FakeCluster {
+    FakeCluster::new("vms", ChunkSize::new(CHUNK as u32).unwrap(), 8)
+}
+
+async fn connect(cluster: &FakeCluster) -> Client {
+    connect_with(cluster, None).await
+}
+
+async fn connect_with(cluster: &FakeCluster, fail_after: Option<Duration>) -> Client {
+    let mut options = ConnectOptions::new("/unused");
+    options.fail_after = fail_after;
+    Client::connect_over(cluster.network(), cluster.control_addresses(), &options, "vms", "/mnt").await.unwrap()
+}
+
+async fn create(client: &Client, name: &str) -> FileHandle {
+    let wish = client.create_file(ROOT, name.as_bytes(), 0o644, Credentials::default(), Access::Write);
+    wish.await.unwrap().1
+}
+
+fn pattern(length: usize, seed: u8) -> Bytes {
+    (0..length).map(|n| (n as u8).wrapping_mul(31).wrapping_add(seed)).collect::<Vec<_>>().into()
+}
+
+async fn size_of(client: &Client, file: &FileHandle) -> u64 {
+    client.attributes(file.inode()).await.unwrap().size_bytes
+}
+
+#[test]
+fn what_was_written_reads_back_across_chunks_and_at_odd_offsets() {
+    block_on(async {
+        let client = connect(&cluster()).await;
+        let file = create(&client, "a").await;
+        let data = pattern(200_000, 1);
+        assert_eq!(file.write(12_345, data.clone(), Durability::Volume).await.unwrap(), 200_000);
+        assert_eq!(file.read(12_345, 200_000).await.unwrap(), data);
+        assert_eq!(file.read(12_000, 345).await.unwrap(), Bytes::from(vec![0; 345]));
+        // Short only at the end.
+        assert_eq!(file.read(212_000, 10_000).await.unwrap().len(), 345);
+        assert!(file.read(300_000, 10).await.unwrap().is_empty());
+        file.close().await.unwrap();
+        client.close().await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_lost_answer_is_retried_and_the_write_happens_once() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        cluster.set_faults(|faults| faults.lose_answers = 3);
+        file.write(0, pattern(4096, 1), Durability::Volume).await.unwrap();
+        let counts = cluster.counts();
+        assert_eq!((counts.writes_applied, counts.duplicates), (1, 3));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_lost_answer_of_a_mutation_gets_the_first_answer_again() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        cluster.set_faults(|faults| faults.lose_mutation_answers = 2);
+        // Sent anew under another number it would be told that the name exists.
+        client.create(ROOT, b"d", NewInode::Directory, 0o755, Credentials::default()).await.unwrap();
+        assert_eq!(cluster.counts().mutations, 3);
+    })
+    .unwrap();
+}
+
+#[test]
+fn writes_resume_soon_after_the_map_moves_away_from_a_silent_node() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        cluster.cut_off(3);
+        let later = cluster.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            later.declare_dead(3);
+        });
+        let began = Instant::now();
+        for n in 0..16 {
+            file.write(n * CHUNK, pattern(4096, n as u8), Durability::Volume).await.unwrap();
+        }
+        file.flush(FlushScope::DataAndTimes).await.unwrap();
+        assert!(began.elapsed() < Duration::from_millis(1_000), "{:?}", began.elapsed());
+        for n in 0..16 {
+            assert_eq!(file.read(n * CHUNK, 4096).await.unwrap(), pattern(4096, n as u8));
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_client_finds_the_next_leader_when_the_first_is_cut_off() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        cluster.cut_off(1);
+        let began = Instant::now();
+        client.create(ROOT, b"d", NewInode::Directory, 0o755, Credentials::default()).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        // The map is followed at the new leader.
+        cluster.declare_dead(1);
+        let file = create(&client, "a").await;
+        for n in 0..16 {
+            file.write(n * CHUNK, pattern(4096, 1), Durability::Volume).await.unwrap();
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_struck_session_fails_everything_for_good() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        file.write(0, pattern(4096, 1), Durability::Volume).await.unwrap();
+        cluster.strike(client.session());
+        assert_eq!(file.write(0, pattern(4096, 2), Durability::Volume).await, Err(ErrorKind::Fenced));
+        assert_eq!(file.read(0, 4096).await, Err(ErrorKind::Fenced));
+        assert_eq!(file.flush(FlushScope::Data).await, Err(ErrorKind::Fenced));
+        assert!(client.is_fenced());
+    })
+    .unwrap();
+}
+
+#[test]
+fn loss_fails_the_next_flush_of_each_open_file_once() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        let second = client.open(file.inode(), Access::Write, OpenContents::Keep).await.unwrap();
+        file.write(0, pattern(4096, 1), Durability::Volume).await.unwrap();
+        file.flush(FlushScope::Data).await.unwrap();
+        cluster.lose_unflushed_writes();
+        assert!(matches!(file.flush(FlushScope::Data).await, Err(ErrorKind::Io(_))));
+        file.flush(FlushScope::Data).await.unwrap();
+        assert!(matches!(second.flush(FlushScope::Data).await, Err(ErrorKind::Io(_))));
+        second.flush(FlushScope::Data).await.unwrap();
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_holder_knows_its_size_at_once_and_others_at_flush_and_at_close() {
+    let cluster = cluster();
+    block_on(async {
+        let (a, b) = (connect(&cluster).await, connect(&cluster).await);
+        let file = create(&a, "a").await;
+        file.write(0, pattern(5_000, 1), Durability::Volume).await.unwrap();
+        assert_eq!(size_of(&a, &file).await, 5_000);
+        file.flush(FlushScope::DataAndTimes).await.unwrap();
+        assert_eq!(size_of(&b, &file).await, 5_000);
+        file.write(5_000, pattern(5_000, 1), Durability::Volume).await.unwrap();
+        let inode = file.inode();
+        file.close().await.unwrap();
+        assert_eq!(b.attributes(inode).await.unwrap().size_bytes, 10_000);
+        let other = b.open(inode, Access::Read, OpenContents::Keep).await.unwrap();
+        assert_eq!(other.read(5_000, 5_000).await.unwrap(), pattern(5_000, 1));
+    })
+    .unwrap();
+}
+
+#[test]
+fn within_a_second_others_see_the_size_without_any_flush() {
+    let cluster = cluster();
+    block_on(async {
+        let (a, b) = (connect(&cluster).await, connect(&cluster).await);
+        let file = create(&a, "a").await;
+        file.write(0, pattern(5_000, 1), Durability::Volume).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        assert_eq!(size_of(&b, &file).await, 5_000);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_second_writer_makes_the_file_longer_only_when_it_has_the_cap() {
+    let cluster = cluster();
+    block_on(async {
+        let (a, b) = (connect(&cluster).await, connect(&cluster).await);
+        let first = create(&a, "a").await;
+        first.write(0, pattern(1_000, 1), Durability::Volume).await.unwrap();
+        first.publish_size().await.unwrap();
+        let second = b.open(first.inode(), Access::Write, OpenContents::Keep).await.unwrap();
+        let append = tokio::task::spawn_local(async move {
+            let at = second.append(pattern(500, 2), Durability::Volume).await.unwrap();
+            (at, second)
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!append.is_finished());
+        first.write(1_000, pattern(1_000, 3), Durability::Volume).await.unwrap();
+        first.close().await.unwrap();
+        let ((offset, written), second) = append.await.unwrap();
+        // After what the first one wrote last.
+        assert_eq!((offset, written), (2_000, 500));
+        assert_eq!(second.read(0, 9_000).await.unwrap().len(), 2_500);
+    })
+    .unwrap();
+}
+
+#[test]
+fn old_bytes_never_come_back_after_shrink_and_grow() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        file.write(0, pattern(300_000, 1), Durability::Volume).await.unwrap();
+        file.truncate(5_000).await.unwrap();
+        file.truncate(300_000).await.unwrap();
+        assert_eq!(file.read(0, 5_000).await.unwrap(), pattern(5_000, 1));
+        let rest = file.read(5_000, 295_000).await.unwrap();
+        assert_eq!(rest.len(), 295_000);
+        assert!(rest.iter().all(|byte| *byte == 0));
+        // To zero: another object, and writing goes on.
+        file.truncate(0).await.unwrap();
+        assert_eq!(size_of(&client, &file).await, 0);
+        file.write(0, pattern(10, 7), Durability::Volume).await.unwrap();
+        assert_eq!(file.read(0, 100).await.unwrap(), pattern(10, 7));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_writer_follows_a_truncation_by_another_host() {
+    let cluster = cluster();
+    block_on(async {
+        let (a, b) = (connect(&cluster).await, connect(&cluster).await);
+        let file = create(&a, "a").await;
+        file.write(0, pattern(100_000, 1), Durability::Volume).await.unwrap();
+        file.publish_size().await.unwrap();
+        let change = AttributeChange { size_bytes: Some(1_000), ..AttributeChange::default() };
+        b.set_attributes(file.inode(), change).await.unwrap();
+        file.write(50_000, pattern(100, 2), Durability::Volume).await.unwrap();
+        assert_eq!(file.size_bytes(), 50_100);
+        let gap = file.read(1_000, 49_000).await.unwrap();
+        assert!(gap.len() == 49_000 && gap.iter().all(|byte| *byte == 0));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_failed_extending_write_leaves_the_size() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        file.write(0, pattern(4096, 1), Durability::Volume).await.unwrap();
+        cluster.set_faults(|faults| faults.no_space = true);
+        assert_eq!(file.write(4096, pattern(4096, 1), Durability::Volume).await, Err(ErrorKind::NoSpace));
+        assert_eq!(size_of(&client, &file).await, 4096);
+    })
+    .unwrap();
+}
+
+#[test]
+fn holes_are_found_and_discard_makes_them() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        let block = 4096u64;
+        file.write(3 * CHUNK, pattern(8192, 1), Durability::Volume).await.unwrap();
+        file.write(40 * CHUNK, pattern(4096, 1), Durability::Volume).await.unwrap();
+        assert_eq!(file.seek(0, Seek::Data).await.unwrap(), Some(3 * CHUNK));
+        assert_eq!(file.seek(3 * CHUNK, Seek::Hole).await.unwrap(), Some(3 * CHUNK + 2 * block));
+        assert_eq!(file.seek(0, Seek::Hole).await.unwrap(), Some(0));
+        assert_eq!(file.seek(4 * CHUNK, Seek::Data).await.unwrap(), Some(40 * CHUNK));
+        assert_eq!(file.seek(40 * CHUNK, Seek::Hole).await.unwrap(), Some(40 * CHUNK + block));
+        assert_eq!(file.seek(41 * CHUNK, Seek::Data).await.unwrap(), None);
+        assert_eq!(client.attributes(file.inode()).await.unwrap().allocated_bytes, 3 * block);
+        file.discard(3 * CHUNK..3 * CHUNK + block).await.unwrap();
+        assert_eq!(
+            file.presence(0..u64::MAX).await.unwrap(),
+            [3 * CHUNK + block..3 * CHUNK + 2 * block, 40 * CHUNK..40 * CHUNK + block]
+        );
+        file.zero(0..50 * CHUNK, SizeEffect::Extend).await.unwrap();
+        assert_eq!(cluster.present_blocks(), 0);
+        assert_eq!(size_of(&client, &file).await, 50 * CHUNK);
+    })
+    .unwrap();
+}
+
+#[test]
+fn synchronous_writes_ask_for_the_disk() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        file.write(0, pattern(4096, 1), Durability::Disk).await.unwrap();
+        file.write(0, pattern(4096, 1), Durability::Volume).await.unwrap();
+        assert_eq!(cluster.counts().synced_writes, 1);
+        // One request a node, however many groups.
+        file.flush(FlushScope::Data).await.unwrap();
+        assert!(cluster.counts().flush_requests <= 3);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_mount_told_to_fail_reports_a_time_out_and_the_write_still_counts_later() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect_with(&cluster, Some(Duration::from_millis(200))).await;
+        let file = create(&client, "a").await;
+        cluster.set_faults(|faults| faults.refuse = 8);
+        let failed = file.write(0, pattern(4096, 1), Durability::Volume).await;
+        assert!(matches!(failed, Err(ErrorKind::TimedOut { .. })), "{failed:?}");
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        assert_eq!(cluster.counts().writes_applied, 1);
+    })
+    .unwrap();
+}
+
+#[test]
+fn names_links_attributes_and_xattrs_work_end_to_end() {
+    block_on(async {
+        let client = connect(&cluster()).await;
+        let who = Credentials { uid: 1000, gid: 100 };
+        let directory = client.create(ROOT, b"d", NewInode::Directory, 0o755, who).await.unwrap().attributes.inode;
+        for n in 0..2_500 {
+            let name = format!("file-{n:05}");
+            client.create(directory, name.as_bytes(), NewInode::Regular, 0o600, who).await.unwrap();
+        }
+        let (mut after, mut seen) = (0, 0);
+        loop {
+            let page = client.read_directory(directory, after, 1_000).await.unwrap();
+            assert_eq!(page.parent, ROOT);
+            seen += page.entries.len();
+            after = page.entries.last().map_or(after, |last| last.cookie);
+            if page.complete {
+                break;
+            }
+        }
+        assert_eq!(seen, 2_500);
+        let file = client.resolve("/d/file-00007").await.unwrap().attributes;
+        assert_eq!((file.uid, file.mode), (1000, 0o600));
+        client.rename(directory, b"file-00007", ROOT, b"moved", RenameMode::NoReplace).await.unwrap();
+        assert_eq!(client.lookup(directory, b"file-00007").await, Err(ErrorKind::NotFound));
+        assert_eq!(client.link(file.inode, ROOT, b"twice").await.unwrap().attributes.links, 2);
+        client.set_xattr(file.inode, b"user.k", b"v", XattrMode::Create).await.unwrap();
+        assert_eq!(client.get_xattr(file.inode, b"user.k").await.unwrap(), b"v");
+        assert_eq!(client.list_xattrs(file.inode).await.unwrap(), [b"user.k".to_vec()]);
+        assert_eq!(client.get_xattr(file.inode, b"user.x").await, Err(ErrorKind::NoAttribute));
+        let link = NewInode::Symlink { target: b"d/else".to_vec() };
+        let link = client.create(ROOT, b"l", link, 0o777, who).await.unwrap().attributes.inode;
+        assert_eq!(client.read_link(link).await.unwrap(), b"d/else");
+        assert_eq!(client.remove_directory(ROOT, b"d").await, Err(ErrorKind::NotEmpty));
+        client.unlink(ROOT, b"twice").await.unwrap();
+        let space = client.space().await.unwrap();
+        assert_eq!(space.total_bytes, 100 << 30);
+        assert_eq!(space.free_bytes, 50 << 30);
+    })
+    .unwrap();
+}
+
+#[test]
+fn an_unlinked_file_lives_while_it_is_open() {
+    block_on(async {
+        let client = connect(&cluster()).await;
+        let file = create(&client, "a").await;
+        file.write(0, pattern(4096, 1), Durability::Volume).await.unwrap();
+        client.unlink(ROOT, b"a").await.unwrap();
+        assert_eq!(file.read(0, 4096).await.unwrap(), pattern(4096, 1));
+        file.write(4096, pattern(4096, 2), Durability::Volume).await.unwrap();
+        file.flush(FlushScope::DataAndTimes).await.unwrap();
+        let inode = file.inode();
+        file.close().await.unwrap();
+        assert!(client.attributes(inode).await.is_err());
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_time_that_is_set_after_a_write_stays() {
+    block_on(async {
+        let client = connect(&cluster()).await;
+        let file = create(&client, "a").await;
+        file.write(0, pattern(4096, 1), Durability::Volume).await.unwrap();
+        let time = weft_types::Timestamp { seconds: 1_000, nanoseconds: 5 };
+        let modified = Some(weft_proto::namespace::TimeChange::To(time));
+        let change = AttributeChange { modified, ..AttributeChange::default() };
+        assert_eq!(client.set_attributes(file.inode(), change).await.unwrap().modified, time);
+        let inode = file.inode();
+        file.close().await.unwrap();
+        let attributes = client.attributes(inode).await.unwrap();
+        assert_eq!((attributes.modified, attributes.size_bytes), (time, 4096));
+    })
+    .unwrap();
+}
