@@ -1,0 +1,124 @@
+//! The disks of a node: formatting, opening, and what has to be known of them before the node registers.
+//!
+//! Guarantees: a foreign, swapped, locked or failed disk is not opened (design 4.6); a disk is never formatted by
+//! opening it, so an empty mount point does not become a disk by accident. Must not know: placement groups.
+
+use super::proof::{self, CacheLife, LastRun};
+use std::io;
+use std::path::{Path, PathBuf};
+use weft_proto::control::RegisterDisk;
+use weft_store::{Disk, Expected, Identity, RealDisk, Store, StoreConfig, StoreError};
+use weft_types::{ClusterId, DiskId, Incarnation, NodeId};
+
+/// What a node's disks are made of.
+pub type NodeDisk = RealDisk;
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenDiskError {
+    #[error("cannot open the disk directory {path}: {source}")]
+    Directory { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{path}: cannot tell how the last run on this disk ended, or sync what it left: {source}")]
+    LastRun { path: PathBuf, source: io::Error },
+    #[error("{first} and {second} hold the same disk {disk}")]
+    Twice { disk: DiskId, first: PathBuf, second: PathBuf },
+}
+
+/// One disk, opened and recovered.
+pub struct OpenedDisk {
+    pub path: PathBuf,
+    pub id: DiskId,
+    pub(super) disk: NodeDisk,
+    pub(super) store: Store<NodeDisk>,
+    pub(super) cache_life: CacheLife,
+    pub(super) last_run: LastRun,
+}
+
+/// All disks of a node, ready for the data thread.
+#[derive(Default)]
+pub struct OpenedDisks {
+    pub(super) disks: Vec<OpenedDisk>,
+}
+
+impl OpenedDisks {
+    /// The facts that the node registers with.
+    #[must_use]
+    pub fn registrations(&self) -> Vec<RegisterDisk> {
+        let facts = |disk: &OpenedDisk| RegisterDisk {
+            disk: disk.id,
+            capacity_bytes: disk.store.space().total_bytes,
+            proof: disk.last_run.proof,
+        };
+        self.disks.iter().map(facts).collect()
+    }
+
+    /// The latest incarnation that wrote to one of the disks; zero if none did.
+    #[must_use]
+    pub fn previous_incarnation(&self) -> Incarnation {
+        self.disks.iter().map(|disk| disk.last_run.incarnation).max().unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn ids(&self) -> Vec<DiskId> {
+        self.disks.iter().map(|disk| disk.id).collect()
+    }
+}
+
+/// Makes a disk of an empty directory, under an id drawn at random. Blocks.
+///
+/// # Errors
+/// When the directory cannot be used, or holds anything.
+pub fn format_disk(
+    path: &Path,
+    cluster: ClusterId,
+    node: NodeId,
+    config: &StoreConfig,
+) -> Result<DiskId, OpenDiskError> {
+    let source = |source| OpenDiskError::Directory { path: path.to_owned(), source };
+    let mut random = [0; 16];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(|e| source(e.into()))?;
+    let id = DiskId(u128::from_le_bytes(random));
+    let disk = NodeDisk::new(path).map_err(source)?;
+    Store::format(&disk, Identity { cluster, disk: id, node }, config)?;
+    Ok(id)
+}
+
+/// Opens and recovers every disk, and finds out what can be proven of how its last run ended. Blocks.
+///
+/// # Errors
+/// When one of them cannot be used; the error names it.
+pub fn open_disks(
+    paths: &[PathBuf],
+    cluster: ClusterId,
+    config: &StoreConfig,
+) -> Result<OpenedDisks, OpenDiskError> {
+    let mut opened = OpenedDisks::default();
+    for path in paths {
+        let disk = open_disk(path, cluster, config)?;
+        if let Some(twin) = opened.disks.iter().find(|other| other.id == disk.id) {
+            let (first, second) = (twin.path.clone(), path.clone());
+            return Err(OpenDiskError::Twice { disk: disk.id, first, second });
+        }
+        opened.disks.push(disk);
+    }
+    Ok(opened)
+}
+
+fn open_disk(path: &Path, cluster: ClusterId, config: &StoreConfig) -> Result<OpenedDisk, OpenDiskError> {
+    let source = |source| OpenDiskError::Directory { path: path.to_owned(), source };
+    let disk = NodeDisk::new(path).map_err(source)?;
+    let (store, report) = Store::open(disk.clone(), Expected { cluster, disk: None }, config.clone())?;
+    let id = store.identity().disk;
+    let last_run = |source| OpenDiskError::LastRun { path: path.to_owned(), source };
+    let cache_life = CacheLife::of(path).map_err(last_run)?;
+    let examined = proof::examine(&disk, id, &cache_life).map_err(last_run)?;
+    if let Some(warning) = disk.filesystem().map_err(source)?.warning() {
+        tracing::warn!(disk = %id, path = %path.display(), "{warning}");
+    }
+    tracing::info!(
+        disk = %id, path = %path.display(), last = %examined.incarnation, proven = examined.proof.is_some(), ?report,
+        "disk opened"
+    );
+    Ok(OpenedDisk { path: path.to_owned(), id, disk, store, cache_life, last_run: examined })
+}

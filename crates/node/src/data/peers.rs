@@ -1,0 +1,118 @@
+//! Connections to the other nodes: one per pair, dialed by the node with the lower id.
+//!
+//! Responsible for: which connection leads to which node, dialing, and who was heard from lately. Guarantees: everything
+//! to one node leaves on the ordered channel of one connection, in order; a broken connection is known at once. Must not
+//! know: what the messages mean.
+
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use weft_proto::frame::Service;
+use weft_proto::replication::Envelope;
+use weft_transport::{Channel, Connection, Payload, PeerHandle};
+use weft_types::NodeId;
+use weft_types::map::{ClusterMap, NodeState};
+
+/// A node heard from within this time is reachable (design 5.3); two keep-alives fit.
+const HEARD_WITHIN: Duration = Duration::from_millis(1000);
+
+#[derive(Default)]
+pub(super) struct Peers {
+    links: HashMap<NodeId, Link>,
+}
+
+struct Link {
+    connection: Connection,
+    packets: u64,
+    heard: Instant,
+}
+
+impl Peers {
+    /// Takes a new connection into use; gives back the one that it replaces.
+    pub(super) fn opened(&mut self, node: NodeId, connection: Connection) -> Option<Connection> {
+        let link = Link { connection, packets: 0, heard: Instant::now() };
+        self.links.insert(node, link).map(|old| old.connection)
+    }
+
+    /// Whether this was the connection in use.
+    pub(super) fn closed(&mut self, node: NodeId, connection: &Connection) -> bool {
+        let in_use = self.links.get(&node).is_some_and(|link| link.connection == *connection);
+        if in_use {
+            self.links.remove(&node);
+        }
+        in_use
+    }
+
+    pub(super) fn connection(&self, node: NodeId) -> Option<Connection> {
+        self.links.get(&node).map(|link| link.connection.clone())
+    }
+
+    /// Whether it was queued.
+    pub(super) fn send(&self, node: NodeId, envelope: &Envelope) -> bool {
+        let Some(link) = self.links.get(&node) else { return false };
+        let payload = match envelope.message.payload().count() {
+            0 => Payload::None,
+            1 => envelope.message.payload().next().cloned().map_or(Payload::None, Payload::One),
+            _ => Payload::Many(envelope.message.payload().cloned().collect::<Vec<Bytes>>()),
+        };
+        link.connection.send(Channel::Ordered, Service::Replication, envelope, payload).is_ok()
+    }
+
+    /// Nodes heard from lately. Called at every tick.
+    pub(super) fn reachable(&mut self) -> Vec<NodeId> {
+        let mut reachable = Vec::with_capacity(self.links.len());
+        for (node, link) in &mut self.links {
+            match link.connection.statistics().map(|statistics| statistics.received_packets) {
+                Some(count) if count == link.packets => {}
+                count => {
+                    link.packets = count.unwrap_or_default();
+                    link.heard = Instant::now();
+                }
+            }
+            if link.connection.is_open() && link.heard.elapsed() < HEARD_WITHIN {
+                reachable.push(*node);
+            }
+        }
+        reachable.sort_unstable();
+        reachable
+    }
+}
+
+/// The connections that this node keeps up. Lives outside the node's state, because dropping a handle closes its
+/// connection, and closing calls back.
+#[derive(Default)]
+pub(super) struct Dialers {
+    dialed: BTreeMap<NodeId, (SocketAddr, PeerHandle)>,
+}
+
+impl Dialers {
+    /// Dials whom the map names anew, forgets whom it names no more.
+    pub(super) fn follow(
+        &mut self,
+        own: NodeId,
+        map: &ClusterMap,
+        dial: impl Fn(NodeId, SocketAddr) -> PeerHandle,
+    ) {
+        // Two nodes that dialed each other would have two connections, and two orders.
+        let wanted: BTreeMap<NodeId, SocketAddr> = map
+            .nodes
+            .iter()
+            .filter(|node| node.id > own && node.state != NodeState::Removed && node.incarnation.0 != 0)
+            .map(|node| (node.id, node.data_address))
+            .collect();
+        self.dialed.retain(|node, (address, _)| wanted.get(node) == Some(address));
+        for (node, address) in wanted {
+            self.dialed.entry(node).or_insert_with(|| (address, dial(node, address)));
+        }
+    }
+
+    /// News that a node is back: it is dialed without a pause.
+    pub(super) fn hurry(&self) {
+        for (_, handle) in self.dialed.values() {
+            if handle.connection().is_none() {
+                handle.hurry();
+            }
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Three data threads on this machine, joined by QUIC, under the real metadata machine (without Raft), with a client that
+//! speaks the data wire. Files, sockets and threads are real; only the metadata group is played by the test.
+
+mod client;
+mod cluster;
+mod failures;
+mod service;
+
+use client::Client;
+use cluster::Cluster;
+use std::future::Future;
+
+/// Runs a scenario on a single-thread runtime, as the processes do.
+fn scenario<F: Future<Output = ()>>(body: impl FnOnce() -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let limit = std::time::Duration::from_secs(60);
+        tokio::time::timeout(limit, body()).await.expect("the scenario takes too long");
+    });
+}

@@ -1,0 +1,238 @@
+//! What a healthy cluster does, and what it refuses.
+
+use super::client::pattern;
+use super::{Client, Cluster, scenario};
+use crate::bridge::{ReclaimTo, ToData};
+use bytes::Bytes;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use weft_meta::Command;
+use weft_proto::data::{DataReply, DataRequest, TruncateRequest};
+use weft_types::error::NotServing;
+use weft_types::{BLOCK_SIZE, DataError, MapVersion, ObjectId, TruncateGeneration};
+
+#[test]
+fn what_was_written_is_read_back_flushed_and_the_same_on_every_replica() {
+    scenario(|| async {
+        let cluster = Cluster::start(4).await;
+        let client = Client::open(&cluster).await;
+        let mut pgs = Vec::new();
+        for index in 0..8 {
+            let chunk = client.chunk(7, index);
+            client.write(chunk, 4096, &pattern(u64::from(index), 3)).await;
+            pgs.push(client.pg(chunk));
+        }
+        for index in 0..8 {
+            let bytes = client.read(client.chunk(7, index), 0, 5 * BLOCK_SIZE).await;
+            assert!(bytes[..4096].iter().all(|b| *b == 0), "before the write there is nothing");
+            assert_eq!(&bytes[4096..4 * 4096], &pattern(u64::from(index), 3)[..]);
+            assert!(bytes[4 * 4096..].iter().all(|b| *b == 0));
+        }
+        pgs.sort_unstable();
+        pgs.dedup();
+        assert_eq!(client.flush(&pgs).await.len(), pgs.len());
+        cluster.assert_replicas_agree(3).await;
+        let blocks: u64 = cluster.digests().await.values().map(|group| group[0].blocks).sum();
+        assert_eq!(blocks, 24);
+        let writes: u64 = {
+            let mut sum = 0;
+            for node in cluster.running() {
+                sum += cluster.counter(node, "write_total_count").await;
+            }
+            sum
+        };
+        assert_eq!(writes, 8, "each write was measured once, at its primary");
+    });
+}
+
+#[test]
+fn partial_blocks_are_merged_and_overlapping_writes_keep_their_order() {
+    scenario(|| async {
+        let cluster = Cluster::start(1).await;
+        let client = Client::open(&cluster).await;
+        let chunk = client.chunk(1, 0);
+        let mut model = vec![0u8; 4 * BLOCK_SIZE];
+        for (step, (offset, length)) in
+            [(0, 4096), (100, 50), (4000, 200), (8191, 2), (5000, 6000), (0, 1)].into_iter().enumerate()
+        {
+            let bytes = vec![step as u8 + 1; length];
+            client.write(chunk, offset as u32, &bytes).await;
+            model[offset..offset + length].copy_from_slice(&bytes);
+        }
+        assert_eq!(client.read(chunk, 0, model.len()).await, model);
+        assert_eq!(client.read(chunk, 4001, 333).await, model[4001..4334]);
+        cluster.assert_replicas_agree(3).await;
+    });
+}
+
+#[test]
+fn a_request_that_names_a_newer_map_waits_for_it() {
+    scenario(|| async {
+        let cluster = Cluster::start(1).await;
+        let client = Client::open(&cluster).await;
+        let chunk = client.chunk(1, 0);
+        let primary = cluster.leader_of(client.pg(chunk));
+        client.write(chunk, 0, &pattern(1, 1)).await;
+        let next = MapVersion(client.version().0 + 1);
+        let request = client.read_request(chunk, 0, BLOCK_SIZE, next);
+        let mut early = std::pin::pin!(client.call(primary, &request, Bytes::new()));
+        let waited = tokio::time::timeout(Duration::from_millis(300), &mut early).await;
+        assert!(waited.is_err(), "answered although the map has not come: {waited:?}");
+        assert!(cluster.applied(primary) < next);
+        cluster.open_session().await;
+        let (reply, bytes) = early.await.unwrap().unwrap();
+        assert_eq!((reply, &bytes[..]), (DataReply::Read, &pattern(1, 1)[..]));
+        assert!(cluster.applied(primary) >= next);
+        assert_eq!(cluster.counter(primary, "requests_waited_for_map").await, 1);
+    });
+}
+
+#[test]
+fn a_request_that_names_a_map_which_never_comes_is_sent_back() {
+    scenario(|| async {
+        let cluster = Cluster::start(1).await;
+        let client = Client::open(&cluster).await;
+        let chunk = client.chunk(1, 0);
+        let primary = cluster.leader_of(client.pg(chunk));
+        let request = client.read_request(chunk, 0, BLOCK_SIZE, MapVersion(client.version().0 + 100));
+        let answer = client.call(primary, &request, Bytes::new()).await.unwrap();
+        assert_eq!(answer.unwrap_err(), DataError::NotServing { reason: NotServing::Overloaded });
+    });
+}
+
+/// Attack lease-at-old-map and design 4.4: reads and writes of a struck session are refused from the moment at which
+/// the node says that it has applied the map.
+#[test]
+fn a_fenced_session_is_refused_and_others_are_not() {
+    scenario(|| async {
+        let cluster = Cluster::start(1).await;
+        let fenced = Client::open(&cluster).await;
+        let other = Client::open(&cluster).await;
+        let chunk = fenced.chunk(1, 0);
+        fenced.write(chunk, 0, &pattern(1, 1)).await;
+        let old = fenced.version();
+        cluster.command(Command::StrikeSession { session: fenced.session });
+        cluster.publish().await;
+        let primary = cluster.leader_of(fenced.pg(chunk));
+        while cluster.applied(primary) == old {
+            sleep(Duration::from_millis(5)).await;
+        }
+        // Also by the map that it knew while it was alive.
+        let bytes = pattern(2, 1);
+        let write = fenced.write_request(chunk, 0, &bytes, fenced.next_origin(), old);
+        let answer = fenced.call(primary, &write, bytes.into()).await.unwrap();
+        assert_eq!(answer.unwrap_err(), DataError::Fenced);
+        let read = fenced.read_request(chunk, 0, BLOCK_SIZE, old);
+        assert_eq!(fenced.call(primary, &read, Bytes::new()).await.unwrap().unwrap_err(), DataError::Fenced);
+        assert_eq!(other.read(chunk, 0, BLOCK_SIZE).await, pattern(1, 1));
+        other.write(chunk, 0, &pattern(3, 1)).await;
+    });
+}
+
+#[test]
+fn without_a_lease_nothing_is_served() {
+    scenario(|| async {
+        let cluster = Cluster::start(1).await;
+        let client = Client::open(&cluster).await;
+        let chunk = client.chunk(1, 0);
+        client.write(chunk, 0, &pattern(1, 1)).await;
+        cluster.stop_leases();
+        let primary = cluster.leader_of(client.pg(chunk));
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while cluster.report(primary).await.lease_held {
+            assert!(Instant::now() < deadline, "the lease does not run out");
+            sleep(Duration::from_millis(50)).await;
+        }
+        let read = client.read_request(chunk, 0, BLOCK_SIZE, client.version());
+        let answer = client.call(primary, &read, Bytes::new()).await.unwrap();
+        assert_eq!(answer.unwrap_err(), DataError::NotServing { reason: NotServing::NoLease });
+        let bytes = pattern(2, 1);
+        let write = client.write_request(chunk, 0, &bytes, client.next_origin(), client.version());
+        let answer = client.call(primary, &write, bytes.into()).await.unwrap();
+        assert_eq!(answer.unwrap_err(), DataError::NotServing { reason: NotServing::NoLease });
+    });
+}
+
+#[test]
+fn a_client_cannot_act_as_a_node() {
+    scenario(|| async {
+        let cluster = Cluster::start(1).await;
+        let client = Client::open(&cluster).await;
+        let chunk = client.chunk(1, 0);
+        let (pg, map_version) = (client.pg(chunk), client.version());
+        let primary = cluster.leader_of(pg);
+        client.write(chunk, 0, &pattern(1, 1)).await;
+        let (object, origin) = (ObjectId(1), None);
+        let cut = TruncateRequest { pg, map_version, origin, object, size_bytes: 0, generation: TruncateGeneration(1) };
+        for request in [
+            DataRequest::DeleteObject { pg, map_version, origin, object },
+            DataRequest::Truncate(cut),
+        ] {
+            let answer = client.call(primary, &request, Bytes::new()).await.unwrap();
+            assert_eq!(answer.unwrap_err(), DataError::Malformed);
+        }
+        assert_eq!(client.read(chunk, 0, BLOCK_SIZE).await, pattern(1, 1));
+    });
+}
+
+#[test]
+fn a_clean_up_reaches_every_group_from_any_node() {
+    scenario(|| async {
+        let cluster = Cluster::start(4).await;
+        let client = Client::open(&cluster).await;
+        for index in 0..8 {
+            client.write(client.chunk(5, index), 0, &pattern(5, 2)).await;
+            client.write(client.chunk(6, index), 0, &pattern(6, 2)).await;
+        }
+        let (volume, object) = (cluster.volume(), ObjectId(5));
+        for node in cluster.running() {
+            let keep = ReclaimTo::Nothing;
+            cluster.ask(node, |done| ToData::Reclaim { volume, object, keep, done }).await.unwrap();
+        }
+        for index in 0..8 {
+            assert!(client.read(client.chunk(5, index), 0, 2 * BLOCK_SIZE).await.iter().all(|b| *b == 0));
+            assert_eq!(client.read(client.chunk(6, index), 0, 2 * BLOCK_SIZE).await, pattern(6, 2));
+        }
+        cluster.assert_replicas_agree(3).await;
+        let blocks: u64 = cluster.digests().await.values().map(|group| group[0].blocks).sum();
+        assert_eq!(blocks, 16);
+    });
+}
+
+#[test]
+fn the_end_and_the_blocks_of_an_object_are_told() {
+    scenario(|| async {
+        let cluster = Cluster::start(1).await;
+        let client = Client::open(&cluster).await;
+        client.write(client.chunk(9, 0), 8192, &pattern(1, 2)).await;
+        client.write(client.chunk(9, 2), 0, &[7; 100]).await;
+        let chunk = client.chunk(9, 0);
+        let (pg, object) = (client.pg(chunk), ObjectId(9));
+        let extent = |map_version| DataRequest::ObjectExtent { pg, map_version, object };
+        let (reply, _) = client.persist(pg, extent, Bytes::new()).await.unwrap();
+        let end_bytes = 2 * (64 << 10) + 100;
+        assert_eq!(reply, DataReply::ObjectExtent { end_bytes, allocated_bytes: 3 * BLOCK_SIZE as u64 });
+        let presence = |map_version| DataRequest::Presence { pg, map_version, chunk };
+        let (reply, _) = client.persist(pg, presence, Bytes::new()).await.unwrap();
+        assert_eq!(reply, DataReply::Presence(vec![(weft_types::BlockIndex(2), 2)]));
+    });
+}
+
+#[test]
+fn a_journal_that_fills_up_is_emptied_while_writes_go_on() {
+    scenario(|| async {
+        let cluster = Cluster::start(2).await;
+        let client = Client::open(&cluster).await;
+        // Eight segments of 512 KiB hold 4 MiB; this is three times as much.
+        for round in 0..200u64 {
+            client.write(client.chunk(1, (round % 20) as u32), 0, &pattern(round, 15)).await;
+        }
+        for index in 0..20u64 {
+            assert_eq!(client.read(client.chunk(1, index as u32), 0, 15 * BLOCK_SIZE).await, pattern(180 + index, 15));
+        }
+        for node in cluster.running() {
+            assert!(cluster.counter(node, "checkpoints").await > 0);
+        }
+        cluster.assert_replicas_agree(3).await;
+    });
+}

@@ -1,0 +1,89 @@
+//! Threads that may block, so that the data thread never does: syncs, checkpoints, cold reads.
+//!
+//! Responsible for: handing a job over and bringing its result back as a [`Completion`]. Guarantees: a worker runs its
+//! jobs in order, one at a time; a handed-over job always comes back, unless the data thread has ended; queues are
+//! bounded. Must not know: what the jobs do.
+
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
+
+/// A job, and what to tell the data thread when it is done.
+pub(super) type Job<C> = Box<dyn FnOnce() -> C + Send>;
+
+/// Some threads that share one bounded queue of jobs. They end when the last handle is dropped.
+pub(super) struct Workers<C> {
+    jobs: SyncSender<Job<C>>,
+}
+
+/// The queue is full or the workers are gone; the job comes back.
+pub(super) struct NoRoom<C>(pub(super) Job<C>);
+
+impl<C: Send + 'static> Workers<C> {
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(super) fn start(
+        name: &str,
+        threads: usize,
+        queue: usize,
+        completions: &mpsc::Sender<C>,
+    ) -> std::io::Result<Self> {
+        let (jobs, receiver) = sync_channel(queue);
+        let receiver = Arc::new(Mutex::new(receiver));
+        for _ in 0..threads.max(1) {
+            let receiver = Arc::clone(&receiver);
+            let completions = completions.clone();
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&receiver, &completions))?;
+        }
+        Ok(Self { jobs })
+    }
+
+    pub(super) fn submit(&self, job: Job<C>) -> Result<(), NoRoom<C>> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            TrySendError::Full(job) | TrySendError::Disconnected(job) => NoRoom(job),
+        })
+    }
+}
+
+fn run<C>(jobs: &Mutex<Receiver<Job<C>>>, completions: &mpsc::Sender<C>) {
+    loop {
+        // The lock is held while waiting: the other threads of the pool wait for it instead of for the queue.
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        if completions.blocking_send(job()).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_gives_the_job_back_and_every_accepted_job_completes() {
+        let (done, mut completions) = mpsc::channel(16);
+        let workers = Workers::start("test", 1, 1, &done).unwrap();
+        let (release, gate) = sync_channel::<()>(0);
+        let blocked: Job<u32> = Box::new(move || {
+            gate.recv().unwrap();
+            1
+        });
+        assert!(workers.submit(blocked).is_ok());
+        let mut accepted = 1;
+        let refused = loop {
+            match workers.submit(Box::new(|| 2)) {
+                Ok(()) => accepted += 1,
+                Err(NoRoom(job)) => break job,
+            }
+        };
+        release.send(()).unwrap();
+        assert_eq!(refused(), 2);
+        let mut results = Vec::new();
+        for _ in 0..accepted {
+            results.push(completions.blocking_recv().unwrap());
+        }
+        assert_eq!(results[0], 1);
+        assert_eq!(results.len(), accepted);
+    }
+}
