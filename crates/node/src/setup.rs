@@ -145,7 +145,7 @@ fn may_have_happened(error: &JoinError) -> bool {
 
 /// Refuses a place in which anything was set up.
 fn check_empty(place: &Place) -> Result<(), SetupError> {
-    let Place { layout, config } = place;
+    let layout = &place.layout;
     match NodeIdentity::load(layout) {
         Ok(found) => {
             let directory = layout.directory().to_owned();

@@ -130,8 +130,9 @@ impl Machine {
             applied.write(changes, &mark).map_err(failed)?;
         }
         self.mark = mark;
+        let asks = !wanted.is_empty();
         self.shared.want(wanted);
-        if map_changed || work_changed {
+        if map_changed || work_changed || asks {
             self.publish(&applied)?;
         }
         Ok(answers)

@@ -52,24 +52,23 @@ pub(crate) async fn handle(node: &Rc<Node>, request: AdminRequest) -> Answer {
 }
 
 async fn as_leader(node: &Rc<Node>, request: AdminRequest) -> Answer {
-    let ask = |result| result.map_err(Elsewhere);
     match request {
         AdminRequest::ClusterStatus => {
-            let map = ask(current(node, |view| read::cluster_map(view, None)).await)?;
+            let map = current(node, |view| read::cluster_map(view, None)).await.map_err(Elsewhere)?;
             Ok(AdminReply::Cluster(status_of(node, map)))
         }
-        AdminRequest::ListVolumes => ask(current(node, |view| read::volumes(view)).await).map(AdminReply::Volumes),
-        AdminRequest::ListSessions => ask(current(node, |view| read::sessions(view)).await).map(AdminReply::Sessions),
-        AdminRequest::ListTokens => ask(current(node, |view| read::tokens(view)).await).map(AdminReply::Tokens),
+        AdminRequest::ListVolumes => current(node, |view| read::volumes(view)).await.map_err(Elsewhere).map(AdminReply::Volumes),
+        AdminRequest::ListSessions => current(node, |view| read::sessions(view)).await.map_err(Elsewhere).map(AdminReply::Sessions),
+        AdminRequest::ListTokens => current(node, |view| read::tokens(view)).await.map_err(Elsewhere).map(AdminReply::Tokens),
         AdminRequest::Events { after, max } => {
-            ask(current(node, |view| read::events(view, after, max)).await).map(AdminReply::Events)
+            current(node, |view| read::events(view, after, max)).await.map_err(Elsewhere).map(AdminReply::Events)
         }
         AdminRequest::CreateVolume { name, replicas, chunk_size, ack, pg_count } => {
             change(node, Command::CreateVolume { name, replicas, chunk_size, ack, pg_count }).await
         }
         AdminRequest::DeleteVolume { name } => change(node, Command::DeleteVolume { name }).await,
         AdminRequest::EvictSession { session } => {
-            if ask(current(node, |view| read::session(view, session)).await)?.is_none() {
+            if current(node, |view| read::session(view, session)).await.map_err(Elsewhere)?.is_none() {
                 return Ok(AdminReply::Failed(ErrorKind::NotFound));
             }
             node.leader.step(node, LeaderEvent::EvictSession { session });

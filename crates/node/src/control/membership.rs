@@ -6,10 +6,12 @@
 
 use super::leading::commit;
 use super::node::Node;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_meta::{Command, voters};
 use weft_raft::GroupError;
+use weft_types::NodeId;
 use weft_types::map::NodeState;
 
 /// After a change of the map a step is tried at once, else this often.
@@ -54,9 +56,9 @@ async fn step(node: &Rc<Node>) -> Result<Step, GroupError> {
         return Ok(Step::More);
     }
     // The record follows what Raft has committed, and the wish follows the record.
-    let recorded = map.nodes.iter().filter(|known| known.voter).map(|known| known.id).collect();
-    let gone = |id| map.nodes.iter().any(|known| known.id == id && known.state == NodeState::Removed);
-    let voting = status.voters.iter().copied().filter(|id| !gone(*id)).collect();
+    let recorded: BTreeSet<NodeId> = map.nodes.iter().filter(|known| known.voter).map(|known| known.id).collect();
+    let gone = |id: NodeId| map.nodes.iter().any(|known| known.id == id && known.state == NodeState::Removed);
+    let voting: BTreeSet<NodeId> = status.voters.iter().copied().filter(|id| !gone(*id)).collect();
     if recorded != voting {
         commit(node, Command::SetVoters { voters: voting }).await?;
         return Ok(Step::Done);
