@@ -319,9 +319,14 @@ struct Scan<'a, D: Disk> {
 
 struct Image {
     lap: u64,
+    header: SegmentHeader,
+    bytes: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+struct SegmentHeader {
     life: u32,
     previous_end: u32,
-    bytes: Vec<u8>,
 }
 
 impl<'a, D: Disk> Scan<'a, D> {
@@ -335,43 +340,53 @@ impl<'a, D: Disk> Scan<'a, D> {
         let segment = self.journal.segment(lap);
         let mut bytes = vec![0; self.journal.segment_bytes as usize];
         segment.file.read_exact_at(&mut bytes, 0).during("reading the journal")?;
-        let intact = le64(&bytes, 0) == MAGIC
-            && le64(&bytes, 8) == self.journal.salt
-            && le32(&bytes, 32) == crc32c::crc32c(&bytes[..32]);
-        if !intact || le64(&bytes, 16) != lap {
+        Ok(self.header(&bytes, lap).map(|header| Image { lap, header, bytes }))
+    }
+
+    fn header(&self, bytes: &[u8], lap: u64) -> Option<SegmentHeader> {
+        let intact = le64(bytes, 0) == MAGIC
+            && le64(bytes, 8) == self.journal.salt
+            && le64(bytes, 16) == lap
+            && le32(bytes, 32) == crc32c::crc32c(bytes.get(..32)?);
+        intact.then(|| SegmentHeader { life: le32(bytes, 24), previous_end: le32(bytes, 28) })
+    }
+
+    /// Life of the next lap, and where it says that this lap ended.
+    fn peek(&self, lap: u64) -> Result<Option<SegmentHeader>> {
+        if lap >= self.journal.first_live + self.journal.segment_count() {
             return Ok(None);
         }
-        Ok(Some(Image { lap, life: le32(&bytes, 24), previous_end: le32(&bytes, 28), bytes }))
+        let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
+        self.journal.segment(lap).file.read_exact_at(&mut bytes, 0).during("reading the journal")?;
+        Ok(self.header(&bytes, lap))
     }
 
     fn walk(&mut self, visit: &mut dyn FnMut(&Found<'_>) -> Result<Verdict>) -> Result<JournalPosition> {
         let mut at = JournalPosition { lap: self.journal.first_live, offset: 0 };
         let Some(mut image) = self.load(at.lap)? else { return Ok(at) };
-        self.previous_end = image.previous_end;
-        let mut life = image.life;
+        self.previous_end = image.header.previous_end;
+        let mut life = image.header.life;
         at.offset = SEGMENT_HEADER_BYTES;
+        let mut next = self.peek(at.lap + 1)?;
         loop {
-            if let Some((header, body, data)) = self.record(&image, at.offset, life) {
-                if visit(&Found { at, header, body, data, synced: false })? == Verdict::End {
-                    return Ok(at);
-                }
-                life = life.max(header.life);
-                at.offset += header.record_bytes() as u32;
+            // The next lap says where this one ended. That goes before a record found here: it may be one that an
+            // earlier recovery rejected for its data, and that was never overwritten because a new lap was begun.
+            let ended = |n: &SegmentHeader| n.previous_end == at.offset && (n.life >= life || self.ignore_life);
+            if next.as_ref().is_some_and(ended) {
+                let Some(following) = self.load(at.lap + 1)? else { return Ok(at) };
+                self.previous_end = following.header.previous_end;
+                life = life.max(following.header.life);
+                at = JournalPosition { lap: at.lap + 1, offset: SEGMENT_HEADER_BYTES };
+                image = following;
+                next = self.peek(at.lap + 1)?;
                 continue;
             }
-            // The next lap follows only if it was begun where this one ends.
-            if at.lap + 1 >= self.journal.first_live + self.journal.segment_count() {
+            let Some((header, body, data)) = self.record(&image, at.offset, life) else { return Ok(at) };
+            if visit(&Found { at, header, body, data, synced: false })? == Verdict::End {
                 return Ok(at);
             }
-            match self.load(at.lap + 1)? {
-                Some(next) if next.previous_end == at.offset && (next.life >= life || self.ignore_life) => {
-                    self.previous_end = next.previous_end;
-                    life = life.max(next.life);
-                    at = JournalPosition { lap: at.lap + 1, offset: SEGMENT_HEADER_BYTES };
-                    image = next;
-                }
-                _ => return Ok(at),
-            }
+            life = life.max(header.life);
+            at.offset += header.record_bytes() as u32;
         }
     }
 
@@ -398,7 +413,7 @@ impl<'a, D: Disk> Scan<'a, D> {
                 None => {
                     let mut bytes = vec![0; self.journal.segment_bytes as usize];
                     self.journal.segment(lap).file.read_exact_at(&mut bytes, 0).during("reading the journal")?;
-                    Image { lap, life: 0, previous_end: 0, bytes }
+                    Image { lap, header: SegmentHeader { life: 0, previous_end: 0 }, bytes }
                 }
             };
             let mut offset = if lap == end.lap { end.offset.max(SEGMENT_HEADER_BYTES) } else { SEGMENT_HEADER_BYTES };

@@ -6,7 +6,7 @@
 //!
 //! # Where things are
 //! `store` and `query` are what the owner calls; `group` and `overlay` its memory; `journal`, `record`, `chunk_file`,
-//! `sealed`, `superblock` the formats; `recover`, `checkpoint`, `read` the work; `raw_log` stands alone; `fault` and
+//! `sealed`, `superblock` the formats; `recover`, `durability`, `checkpoint`, `read` the work; `raw_log` stands alone; `fault` and
 //! `inspect` are for tests and for operators.
 //!
 //! # Driving it
@@ -78,6 +78,7 @@ mod checkpoint;
 mod chunk_file;
 mod config;
 pub mod disk;
+mod durability;
 mod error;
 pub mod fault;
 mod group;
@@ -100,6 +101,7 @@ mod tests;
 pub use checkpoint::{CheckpointJob, CheckpointOutcome};
 pub use config::{Mutant, StoreConfig};
 pub use disk::{Disk, DiskFile};
+pub use durability::{SyncJob, SyncOutcome};
 pub use error::{Result, StoreError};
 pub use query::{Changes, ChunkHashes, ChunkInfo, Coverage, ObjectEnd, Repaired};
 pub use raw_log::RawLog;
@@ -110,7 +112,7 @@ pub use state::{
     Completeness, DedupeTable, JournalPosition, Lookup, MAX_REMOVED_PER_GROUP, RemovedChunks, ReplicaState,
     SessionRecord,
 };
-pub use store::{JournalMark, JournalPressure, Space, Store, SyncJob, SyncOutcome};
+pub use store::{JournalMark, JournalPressure, Space, Store};
 pub use superblock::{Expected, FORMAT_VERSION, Identity};
 
 /// Longest entry: one write of the data wire with its header and one hash a block.

@@ -3,16 +3,16 @@
 //! Responsible for: putting journal, groups, chunk files and checkpoint together. Guarantees: memory changes only after
 //! the journal has the record; after a failed sync nothing is accepted any more. Must not know: replication's rules.
 
-use crate::checkpoint::{CheckpointFailure, CheckpointJob, CheckpointOutcome, GroupPlan, PlannedEntry, decode_entry};
+use crate::checkpoint::decode_entry;
 use crate::chunk_file::ChunkCache;
 use crate::config::{Mutant, StoreConfig};
 use crate::disk::{Disk, Usage};
 use crate::error::{IoContext, Result, StoreError};
 use crate::group::{EffectKind, Group};
-use crate::journal::{Journal, NewRecord, SyncScope, mark_body};
+use crate::journal::{Journal, NewRecord};
 use crate::read::read_segment;
 use crate::record::Kind;
-use crate::state::{DedupeTable, DiskState, GroupSnapshot, JournalPosition, ReplicaState};
+use crate::state::{DedupeTable, GroupSnapshot, JournalPosition, ReplicaState};
 use crate::superblock::{self, Identity, Superblock};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,19 +48,6 @@ pub struct Store<D: Disk> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct JournalMark(pub(crate) JournalPosition);
 
-/// Syncs the journal on any thread.
-pub struct SyncJob<D: Disk> {
-    scope: SyncScope<D>,
-    skip: bool,
-}
-
-/// How a sync ended. Goes back to `finish_sync`.
-#[derive(Debug)]
-pub struct SyncOutcome {
-    to: JournalPosition,
-    result: std::io::Result<()>,
-}
-
 /// How full the journal is.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Debug)]
 pub struct JournalPressure {
@@ -90,15 +77,6 @@ pub struct Space {
     pub free_bytes: u64,
     /// Kept free, and journalled blocks that chunk files have yet to take.
     pub reserved_bytes: u64,
-}
-
-impl<D: Disk> SyncJob<D> {
-    /// One fdatasync per segment with unsynced records. Blocking.
-    #[must_use]
-    pub fn run(self) -> SyncOutcome {
-        let result = if self.skip { Ok(()) } else { self.scope.run() };
-        SyncOutcome { to: self.scope.to, result }
-    }
 }
 
 impl<D: Disk> Store<D> {
@@ -144,13 +122,13 @@ impl<D: Disk> Store<D> {
     // ---- journalling ----
 
     /// Writes one record at once. A failed write poisons the store: what the file holds is then unknown.
-    fn journal_record(&mut self, kind: Kind, pg: PgId, body: &[u8]) -> Result<JournalMark> {
+    pub(crate) fn journal_record(&mut self, kind: Kind, pg: PgId, body: &[u8]) -> Result<JournalMark> {
         self.check()?;
         let put = self.journal.put(&NewRecord { kind, pg, body, data: &[] });
         self.written(put)
     }
 
-    fn written(&mut self, put: Result<JournalPosition>) -> Result<JournalMark> {
+    pub(crate) fn written(&mut self, put: Result<JournalPosition>) -> Result<JournalMark> {
         match put.and_then(|_| self.journal.flush()) {
             Ok(()) => Ok(JournalMark(self.journal.head())),
             Err(full @ StoreError::JournalFull { .. }) => Err(full),
@@ -158,7 +136,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    fn journal_value<T: Serialize>(&mut self, kind: Kind, pg: PgId, value: &T) -> Result<JournalMark> {
+    pub(crate) fn journal_value<T: Serialize>(&mut self, kind: Kind, pg: PgId, value: &T) -> Result<JournalMark> {
         let body = encode(value)?;
         self.journal_record(kind, pg, &body)
     }
@@ -340,7 +318,7 @@ impl<D: Disk> Store<D> {
         Ok(out)
     }
 
-    fn read_entry(&self, entry: &crate::group::EntryRef) -> Result<Entry> {
+    pub(crate) fn read_entry(&self, entry: &crate::group::EntryRef) -> Result<Entry> {
         let data_at = usize::from(entry.data_at);
         let segment = self.journal.segment(u64::from(entry.lap));
         let record = bytes::Bytes::from(read_segment(segment, entry.offset, data_at + entry.range_bytes())?);
@@ -464,319 +442,6 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    // ---- durability ----
-
-    pub const fn sync_running(&self) -> bool {
-        self.sync_running
-    }
-
-    /// Everything appended up to this mark is durable.
-    pub fn synced_mark(&self) -> JournalMark {
-        JournalMark(self.journal.synced())
-    }
-
-    fn journal_committed(&mut self) -> Result<()> {
-        let changed: Vec<(PgId, LogPosition)> = self
-            .groups
-            .values()
-            .filter(|g| g.committed > g.committed_journalled)
-            .map(|g| (g.pg, g.committed))
-            .collect();
-        for (pg, committed) in changed {
-            self.journal_value(Kind::Committed, pg, &committed)?;
-            self.group_mut(pg)?.committed_journalled = committed;
-        }
-        Ok(())
-    }
-
-    /// Begins a sync of all that was appended so far. `None`: nothing to do, or one is running.
-    ///
-    /// # Errors
-    /// When the disk has failed.
-    pub fn begin_sync(&mut self) -> Result<Option<SyncJob<D>>> {
-        self.check()?;
-        if self.sync_running || self.journal.sync_scope().is_none() {
-            return Ok(None);
-        }
-        self.journal_committed()?;
-        let Some(scope) = self.journal.sync_scope() else { return Ok(None) };
-        if self.config.has(Mutant::MarkBeforeFsync) {
-            self.put_mark(scope.to)?;
-        }
-        for group in self.groups.values_mut() {
-            group.syncing = group.end;
-        }
-        self.sync_running = true;
-        Ok(Some(SyncJob { scope, skip: self.config.has(Mutant::SkipFsync) }))
-    }
-
-    /// Takes a sync's outcome: raises the durable positions and appends the mark.
-    ///
-    /// # Errors
-    /// When the sync failed: the disk is then marked as failed and accepts nothing more.
-    pub fn finish_sync(&mut self, outcome: SyncOutcome) -> Result<()> {
-        self.sync_running = false;
-        self.check()?;
-        if let Err(error) = outcome.result {
-            if self.config.has(Mutant::RetryFsync) {
-                return Ok(());
-            }
-            return Err(self.poison(format!("journal sync failed: {error}")));
-        }
-        for group in self.groups.values_mut() {
-            group.durable = group.durable.max(group.syncing.min(group.end));
-        }
-        self.note_synced(outcome.to)?;
-        if self.appended_since > 0 {
-            self.refresh_space()?;
-        }
-        Ok(())
-    }
-
-    fn note_synced(&mut self, to: JournalPosition) -> Result<()> {
-        // Design 6: only now, after the sync returned.
-        if self.journal.note_synced(to) && !self.config.has(Mutant::MarkBeforeFsync) {
-            self.put_mark(to)?;
-        }
-        Ok(())
-    }
-
-    fn put_mark(&mut self, to: JournalPosition) -> Result<()> {
-        match self.journal_record(Kind::SyncMark, PgId::default(), &mark_body(to)) {
-            // A mark is knowledge, not data: without room for it the log is only a little less well known.
-            Ok(_) | Err(StoreError::JournalFull { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Syncs inline, for tools and tests.
-    ///
-    /// # Errors
-    /// As [`Store::finish_sync`].
-    pub fn sync_now(&mut self) -> Result<()> {
-        match self.begin_sync()? {
-            Some(job) => self.finish_sync(job.run()),
-            None => Ok(()),
-        }
-    }
-
-    // ---- checkpoint ----
-
-    /// Begins a checkpoint. `None`: nothing to apply or to free, or one is running.
-    ///
-    /// # Errors
-    /// When the disk has failed.
-    pub fn begin_checkpoint(&mut self) -> Result<Option<CheckpointJob<D>>> {
-        self.check()?;
-        if self.checkpoint_running {
-            return Ok(None);
-        }
-        self.relocate_pinned()?;
-        let to_apply = self.groups.values().any(|g| apply_to(g, &self.config) > g.applied);
-        let to_free = self.wanted_first_live(|g| g.applied) > self.journal.first_live();
-        if !to_apply && !to_free && self.removals.is_empty() {
-            return Ok(None);
-        }
-        // What is applied can never be cut again, so that it is committed has to be durable first: the job syncs it.
-        self.journal_committed()?;
-        let sync = self.journal.sync_scope();
-        let as_of = sync.as_ref().map_or(self.journal.synced(), |scope| scope.to);
-        let groups = self.plan_groups();
-        let state = self.disk_state(as_of);
-        for group in self.groups.values_mut() {
-            group.checkpointing = group.end;
-        }
-        self.checkpoint_running = true;
-        self.cache.bump_epoch();
-        Ok(Some(CheckpointJob {
-            disk: self.disk.clone(),
-            cache: Arc::clone(&self.cache),
-            config: self.config.clone(),
-            salt: self.superblock.salt(),
-            sync,
-            groups,
-            removals: std::mem::take(&mut self.removals).into_iter().collect(),
-            state,
-        }))
-    }
-
-    fn plan_groups(&self) -> Vec<GroupPlan<D>> {
-        let mut plans = Vec::new();
-        for group in self.groups.values() {
-            let applied = apply_to(group, &self.config);
-            let range = group.first_after(group.applied)..group.first_after(applied);
-            let mut existing = BTreeMap::new();
-            for entry in group.entries.range(range.clone()) {
-                if matches!(entry.kind, EffectKind::Truncate | EffectKind::DeleteObject) {
-                    existing.entry(entry.object).or_insert_with(|| group.chunks_in_files(entry.object));
-                }
-            }
-            let entries = group.entries.range(range).map(|entry| PlannedEntry {
-                entry: *entry,
-                segment: Arc::clone(self.journal.segment(u64::from(entry.lap))),
-            });
-            plans.push(GroupPlan {
-                pg: group.pg,
-                birth: group.birth,
-                size: group.chunk_size,
-                applied,
-                entries: entries.collect(),
-                existing,
-            });
-        }
-        plans
-    }
-
-    /// The state file's contents once the planned entries are applied.
-    fn disk_state(&self, as_of: JournalPosition) -> DiskState {
-        let groups = self.groups.values().map(|g| {
-            let snapshot = GroupSnapshot { applied: apply_to(g, &self.config), ..g.snapshot() };
-            (g.pg, snapshot)
-        });
-        DiskState {
-            life: self.life,
-            first_live: self.wanted_first_live(|g| apply_to(g, &self.config)),
-            as_of,
-            volumes: self.volumes().collect(),
-            groups: groups.collect(),
-        }
-    }
-
-    /// The first lap that is still needed when `applied` is in chunk files.
-    fn wanted_first_live(&self, applied: impl Fn(&Group) -> LogPosition) -> u64 {
-        let head = self.journal.head().lap;
-        let pinned = self.groups.values().filter_map(|g| g.pinned_lap(applied(g))).min().unwrap_or(head);
-        let kept = head.saturating_sub(u64::from(self.config.retained_segments));
-        let relocated = self.relocated.map_or(u64::MAX, |(lap, _)| lap);
-        pinned.min(kept).min(relocated).max(self.journal.first_live())
-    }
-
-    /// Copies uncommitted entries out of the oldest segments when the ring runs short, so that one group that cannot
-    /// commit does not stop all the others.
-    fn relocate_pinned(&mut self) -> Result<()> {
-        if self.relocated.is_some_and(|(_, to)| to <= self.journal.synced()) {
-            self.relocated = None;
-        }
-        if self.relocated.is_some() || self.journal.room() * 2 > self.journal.total_bytes() {
-            return Ok(());
-        }
-        let head = self.journal.head().lap;
-        let limit = head.saturating_sub(u64::from(self.config.retained_segments));
-        let mut moves = Vec::new();
-        for group in self.groups.values() {
-            let first = group.first_after(apply_to(group, &self.config));
-            for entry in group.entries.range(first..).filter(|e| u64::from(e.lap) < limit) {
-                moves.push((group.pg, *entry));
-            }
-        }
-        let Some(oldest) = moves.iter().map(|(_, e)| u64::from(e.lap)).min() else { return Ok(()) };
-        for (pg, entry) in moves {
-            let copied = self.read_entry(&entry)?;
-            let body = encode(&copied.header)?;
-            let new = NewRecord { kind: Kind::EntryAgain, pg, body: &body, data: &copied.data };
-            // Room stays for the records without which nothing could be committed and freed.
-            let control = u64::from(self.journal.segment_bytes() / 4);
-            if !self.journal.fits([new.bytes(), control].into_iter(), 0) {
-                break;
-            }
-            let at = match self.journal.put(&new) {
-                Ok(at) => at,
-                Err(error) => return Err(self.poison(error.to_string())),
-            };
-            self.group_mut(pg)?.relocate(entry.position, at);
-        }
-        let head = self.journal.head();
-        self.written(Ok(head))?;
-        self.relocated = Some((oldest, head));
-        Ok(())
-    }
-
-    /// Takes a checkpoint's outcome: what it applied leaves the overlay, and its segments are free.
-    ///
-    /// # Errors
-    /// When it failed. Out of space is not final; everything else is.
-    pub fn finish_checkpoint(&mut self, outcome: CheckpointOutcome) -> Result<()> {
-        self.checkpoint_running = false;
-        self.cache.bump_epoch();
-        self.check()?;
-        if let Some(to) = outcome.synced {
-            for group in self.groups.values_mut() {
-                group.durable = group.durable.max(group.checkpointing.min(group.end));
-            }
-            self.note_synced(to)?;
-        }
-        let applied = match outcome.result {
-            Ok(applied) => applied,
-            Err(CheckpointFailure::Fatal(reason)) => return Err(self.poison(reason)),
-            Err(CheckpointFailure::NoSpace) => {
-                self.removals.extend(outcome.removals);
-                let source = std::io::ErrorKind::StorageFull.into();
-                return Err(StoreError::Io { what: "checkpoint".to_owned(), source });
-            }
-        };
-        for (pg, birth, position) in &applied.groups {
-            if let Some(group) = self.groups.get_mut(pg).filter(|g| g.birth == *birth) {
-                group.applied = group.applied.max(*position);
-            }
-        }
-        let births: BTreeMap<PgId, u64> = applied.groups.iter().map(|(pg, birth, _)| (*pg, *birth)).collect();
-        for result in applied.chunks {
-            if result.replaced {
-                self.cache.forget(result.pg, result.chunk);
-            } else if let (Some(open), Some(trailer)) = (self.cache.get(result.pg, result.chunk), &result.trailer) {
-                open.set_trailer(Arc::clone(trailer));
-            }
-            let Some(group) = self.groups.get_mut(&result.pg).filter(|g| births.get(&g.pg) == Some(&g.birth)) else {
-                continue;
-            };
-            match result.base {
-                Some(base) => group.chunks.insert(result.chunk, base),
-                None => group.chunks.remove(&result.chunk),
-            };
-        }
-        for group in self.groups.values_mut().filter(|g| births.get(&g.pg) == Some(&g.birth)) {
-            group.forget_applied_overlay();
-        }
-        self.journal.recycle_before(applied.first_live);
-        self.after_recycling();
-        if outcome.ballast_released || self.usage.free_bytes < self.config.reserve_bytes {
-            self.restore_ballast();
-        }
-        self.refresh_space()
-    }
-
-    pub(crate) fn after_recycling(&mut self) {
-        let first_live = self.journal.first_live();
-        let mut entries: usize = self.groups.values().map(|g| g.entries.len()).sum();
-        for group in self.groups.values_mut() {
-            group.drop_before_lap(first_live);
-            // Entries kept for levelling only give way when the index grows too long.
-            while entries > self.config.max_entries && group.drop_applied_front() {
-                entries -= 1;
-            }
-        }
-    }
-
-    fn restore_ballast(&mut self) {
-        let Ok(usage) = self.disk.usage() else { return };
-        if usage.free_bytes > self.config.ballast_bytes.saturating_mul(2)
-            && let Err(error) = superblock::create_ballast(&self.disk, self.config.ballast_bytes)
-        {
-            tracing::warn!(%error, "the ballast could not be restored yet");
-        }
-    }
-
-    /// Checkpoints inline, for tools and tests.
-    ///
-    /// # Errors
-    /// As [`Store::finish_checkpoint`].
-    pub fn checkpoint_now(&mut self) -> Result<()> {
-        match self.begin_checkpoint()? {
-            Some(job) => self.finish_checkpoint(job.run()),
-            None => Ok(()),
-        }
-    }
-
     // ---- pressure and space ----
 
     pub fn journal_pressure(&self) -> JournalPressure {
@@ -822,11 +487,6 @@ impl<D: Disk> Store<D> {
         let spare = 2 * u64::from(self.journal.segment_bytes());
         on_disk.min(self.journal.room().saturating_sub(spare))
     }
-}
-
-/// How far a group may be applied.
-fn apply_to(group: &Group, config: &StoreConfig) -> LogPosition {
-    if config.has(Mutant::ApplyUncommitted) { group.end } else { group.committed.max(group.applied) }
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {

@@ -5,6 +5,8 @@
 
 mod random;
 mod sim_disk;
+mod volatile_disk;
 
 pub use random::Random;
 pub use sim_disk::{PowerLoss, SimDisk, SimFile, SimLock};
+pub use volatile_disk::{VolatileDisk, VolatileFile};

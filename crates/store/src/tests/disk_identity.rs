@@ -1,7 +1,7 @@
 //! Disks that must be refused, and a store on a real filesystem.
 
 use super::model::{VOLUME, at, block_bytes, chunk, expected, fresh, identity, pg, small_chunks, write};
-use crate::fault::{PowerLoss, SimDisk};
+use crate::fault::{PowerLoss, SimDisk, VolatileDisk};
 use crate::{Disk, DiskFile, Expected, RealDisk, Store, StoreConfig, StoreError};
 use weft_types::{BlockIndex, BlockRange, ClusterId, DiskId, LogPosition};
 
@@ -93,4 +93,29 @@ fn a_store_on_a_real_filesystem_survives_reopening_with_and_without_a_checkpoint
         store.set_committed(pg(0), at(1, 2)).unwrap();
         store.checkpoint_now().unwrap();
     }
+}
+
+#[test]
+fn a_volatile_disk_forgets_what_was_not_synced_when_its_process_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = StoreConfig::small();
+    let disk = || VolatileDisk::new(RealDisk::new(dir.path()).unwrap());
+    Store::format(&disk(), identity(), &config).unwrap();
+    let (mut store, _) = Store::open(disk(), expected(), config.clone()).unwrap();
+    store.register_volume(VOLUME, small_chunks()).unwrap();
+    store.create_pg(pg(0)).unwrap();
+    store.append(pg(0), &[write(LogPosition::ZERO, 1, chunk(1, 0), 2, 3, 10)]).unwrap();
+    store.set_committed(pg(0), at(1, 1)).unwrap();
+    store.checkpoint_now().unwrap();
+    store.append(pg(0), &[write(at(1, 1), 1, chunk(1, 0), 4, 1, 50)]).unwrap();
+    store.sync_now().unwrap();
+    store.append(pg(0), &[write(at(1, 2), 1, chunk(1, 0), 4, 1, 70)]).unwrap();
+    assert_eq!(store.read_now(pg(0), chunk(1, 0), BlockRange::new(BlockIndex(4), 1)).unwrap().0, block_bytes(74));
+    drop(store);
+    let (store, _) = Store::open(disk(), expected(), config).unwrap();
+    assert_eq!(store.log_end(pg(0)).unwrap(), at(1, 2));
+    let (bytes, bad) = store.read_now(pg(0), chunk(1, 0), BlockRange::new(BlockIndex(2), 3)).unwrap();
+    assert_eq!(bad, vec![]);
+    let expected: Vec<u8> = [12, 13, 54].into_iter().flat_map(block_bytes).collect();
+    assert!(bytes == expected);
 }
