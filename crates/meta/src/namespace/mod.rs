@@ -16,7 +16,7 @@ mod space;
 mod xattrs;
 
 pub(crate) use opens::{Ending, release};
-pub use query::query;
+pub use query::{query, size_holder};
 pub(crate) use space::{Space, make_root};
 
 use crate::txn::{Fault, Txn};

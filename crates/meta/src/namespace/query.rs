@@ -7,7 +7,7 @@ use crate::records::{EntryRecord, InodeBody, InodeRecord, VolumeUsageRecord};
 use crate::view::{StateError, View};
 use weft_proto::namespace::{DirectoryEntry, FileRecord, NamespaceReply, Query};
 use weft_types::limits::MAX_DIRECTORY_PAGE;
-use weft_types::{ErrorKind, FileKind, InodeNumber, VolumeId};
+use weft_types::{ErrorKind, FileKind, InodeNumber, SessionId, VolumeId};
 
 enum Fault {
     Refused(ErrorKind),
@@ -38,6 +38,16 @@ pub fn query(
         Err(Fault::Refused(error)) => Ok(Err(error)),
         Err(Fault::State(error)) => Err(error),
     }
+}
+
+/// The session that alone knows the size of a file. Who answers a stat passes it to the leader as `SessionWanted`: a live
+/// holder is left alone, a lapsed one is struck, so that the size becomes known (attack stat-dead-holder).
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn size_holder(view: &dyn View, volume: VolumeId, inode: InodeNumber) -> Result<Option<SessionId>, StateError> {
+    let record: Option<InodeRecord> = codec::fetch(view, &keys::inode(volume, inode))?;
+    Ok(record.and_then(|r| r.size_cap))
 }
 
 fn answer(view: &dyn View, volume: VolumeId, query: &Query) -> Result<NamespaceReply, Fault> {

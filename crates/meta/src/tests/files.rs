@@ -319,7 +319,10 @@ fn only_the_holder_of_the_size_cap_grows_a_file() {
     w.mutate(s, commit(f, 0, 4)).unwrap();
     assert_eq!(w.size(f), 10, "a committed size never falls within a generation");
     assert!(w.mutate(t, commit(f, 0, 10)).is_ok(), "fsync of who wrote within the size");
+    let holder = |w: &World| crate::namespace::size_holder(&w.view, VolumeId(1), f).unwrap();
+    assert_eq!(holder(&w), Some(s));
     w.mutate(s, Mutation::Close { inode: f }).unwrap();
+    assert_eq!(holder(&w), None);
     assert_eq!(w.open(t, f, true), Ok(true));
 }
 
