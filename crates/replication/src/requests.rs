@@ -193,7 +193,10 @@ impl Primary {
             }
         }
         let locked = self.locks.conflicts(scope) && !cx.core.planted(Mutant::MergeWithoutLock);
-        if locked || self.waiting.iter().any(|w| scope_of(&w.request, chunk_size).is_some_and(|s| s.conflicts(scope))) {
+        // A cut never queues behind writes: some of them may wait for this very cut.
+        let queues = !matches!(request, ClientRequest::Truncate(_))
+            && self.waiting.iter().any(|w| scope_of(&w.request, chunk_size).is_some_and(|s| s.conflicts(scope)));
+        if locked || queues {
             return Some(request);
         }
         self.start_change(cx, token, request, scope, chunk_size)

@@ -177,10 +177,6 @@ impl ModelStore {
         let held = self.state.chunks.get(&chunk).and_then(|c| c.blocks.get(&block.0));
         assert_eq!(held.map(|(b, h)| (b.clone(), *h)), Some((bytes.clone(), hash)), "repaired with other bytes");
     }
-
-    pub fn entry_at(&self, position: LogPosition) -> Option<&Arc<Entry>> {
-        self.state.log.iter().find(|e| e.header.position == position)
-    }
 }
 
 impl State {

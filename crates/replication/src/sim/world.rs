@@ -456,7 +456,7 @@ impl World {
             }
             Pending::Heartbeats => self.heartbeats(),
             Pending::Request { node, token, request } => {
-                if self.is_up(node) && !self.nodes[&node].isolated {
+                if self.is_up(node) {
                     self.feed(node, Event::Request { token, request: *request });
                 }
             }
