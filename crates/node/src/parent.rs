@@ -47,7 +47,7 @@ fn check(place: &Place) -> Result<(), IdentityError> {
 }
 
 /// Says in the dead worker's name that its lease is over, until the leader has committed it. The caller bounds the time.
-async fn surrender(place: Place, facts: WorkerFacts) -> Result<(), String> {
+pub(crate) async fn surrender(place: Place, facts: WorkerFacts) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     // Read anew: the worker keeps the addresses up to date.
     let identity = NodeIdentity::load(&place.layout).map_err(|error| text(&error))?;
