@@ -72,7 +72,10 @@ impl NodeIdentity {
         let malformed = |why: String| IdentityError::Malformed { path: path.clone(), why };
         let file: NodeFile = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
         if file.version != VERSION {
-            let why = format!("version {}, this program reads version {VERSION}; run the release that wrote it", file.version);
+            let why = format!(
+                "version {}, this program reads version {VERSION}; run the release that wrote it",
+                file.version
+            );
             return Err(malformed(why));
         }
         let cluster = file.cluster.parse().map_err(|error| malformed(format!("cluster: {error}")))?;
@@ -108,7 +111,10 @@ pub fn load_credentials(layout: &NodeLayout, identity: &NodeIdentity) -> Result<
     let credentials = Credentials::load(&path).map_err(|error| malformed(error.to_string()))?;
     let named = credentials.identity();
     if named.cluster != identity.cluster || named.as_node() != Some(identity.node) {
-        return Err(malformed(format!("the certificate is for {named}, and this is node {} of cluster {}", identity.node, identity.cluster)));
+        return Err(malformed(format!(
+            "the certificate is for {named}, and this is node {} of cluster {}",
+            identity.node, identity.cluster
+        )));
     }
     Ok(credentials)
 }

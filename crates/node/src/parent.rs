@@ -33,8 +33,8 @@ pub fn run(place: &Place, worker: impl FnMut() -> Command) -> u8 {
             return 1;
         }
     };
-    let supervised: Result<u8, SupervisorError> = LocalSet::new()
-        .block_on(&runtime, supervise(&place.layout, worker, |facts| surrender(place.clone(), facts)));
+    let supervised: Result<u8, SupervisorError> =
+        LocalSet::new().block_on(&runtime, supervise(&place.layout, worker, |facts| surrender(place.clone(), facts)));
     supervised.unwrap_or_else(|error| {
         tracing::error!(%error, "the worker cannot be run");
         1

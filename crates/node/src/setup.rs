@@ -114,17 +114,18 @@ pub fn join(place: &Place, token: &str) -> Result<NodeIdentity, SetupError> {
         data_address: Some(place.config.data_address()),
         failure_domain: place.config.failure_domain.clone(),
     };
-    let joined = match block_on(join_cluster(place.config.listen, &token, &who)).map_err(io_at(place.layout.directory()))? {
-        Ok(joined) => joined,
-        Err(error) => {
-            if may_have_happened(&error) {
+    let joined =
+        match block_on(join_cluster(place.config.listen, &token, &who)).map_err(io_at(place.layout.directory()))? {
+            Ok(joined) => joined,
+            Err(error) => {
+                if may_have_happened(&error) {
+                    return Err(SetupError::Join(error));
+                }
+                // The cluster did not take the token: there is nothing half-done.
+                identity::end_setup(&place.layout)?;
                 return Err(SetupError::Join(error));
             }
-            // The cluster did not take the token: there is nothing half-done.
-            identity::end_setup(&place.layout)?;
-            return Err(SetupError::Join(error));
-        }
-    };
+        };
     let Some(node) = joined.node else { return Err(SetupError::NotANode) };
     joined.credentials.save(&credentials_file(&place.layout))?;
     format_disks(place, joined.cluster, node)?;
@@ -188,7 +189,12 @@ fn finish(place: &Place, identity: NodeIdentity) -> Result<NodeIdentity, SetupEr
 pub fn store_config(config: &NodeConfig) -> StoreConfig {
     let segment_mib = (config.journal_mib / 8).clamp(*SEGMENT_MIB.start(), *SEGMENT_MIB.end());
     let segments = (config.journal_mib / segment_mib).max(MIN_SEGMENTS);
-    StoreConfig { segment_bytes: segment_mib << 20, segments, retained_segments: segments / 4, ..StoreConfig::default() }
+    StoreConfig {
+        segment_bytes: segment_mib << 20,
+        segments,
+        retained_segments: segments / 4,
+        ..StoreConfig::default()
+    }
 }
 
 /// The first commit: runs the group of one for as long as that takes.

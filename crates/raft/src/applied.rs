@@ -62,10 +62,7 @@ fn state_key(key: &[u8]) -> Vec<u8> {
 impl Applied {
     /// Opens or creates. Blocking.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
-        let config = sled::Config::new()
-            .path(path)
-            .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(Some(FLUSH_INTERVAL_MS));
+        let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_INTERVAL_MS));
         let mut attempt = 1;
         let database = loop {
             match config.open() {

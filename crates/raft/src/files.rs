@@ -99,14 +99,17 @@ impl Files {
                 Err(why) => files.set_aside(number, &why)?,
             }
         }
-        let snapshot = snapshot.map_err(|error| OpenError::damaged("the applied state cannot be used, and the store", &error))?;
+        let snapshot =
+            snapshot.map_err(|error| OpenError::damaged("the applied state cannot be used, and the store", &error))?;
         let last = snapshot.as_ref().and_then(|meta| meta.last_log_id);
         // The log has to go on where the snapshot ends.
         let next = last.map_or(0, |last| last.index + 1);
         if log.first_on_disk.is_some_and(|first| first > next) || (log.first_on_disk.is_none() && log.purged > last) {
             return Err(OpenError::Damaged {
                 what: "the metadata store".to_owned(),
-                why: format!("the applied state cannot be used, and the log begins after entry {next} that is needed to rebuild it"),
+                why: format!(
+                    "the applied state cannot be used, and the log begins after entry {next} that is needed to rebuild it"
+                ),
             });
         }
         let number = newest.map_or(1, |number| number + 1);
@@ -270,7 +273,12 @@ impl Files {
         Ok(())
     }
 
-    fn put_in_place(&self, current: &mut Option<SnapshotMeta>, from: &str, meta: &SnapshotMeta) -> Result<(), FilesError> {
+    fn put_in_place(
+        &self,
+        current: &mut Option<SnapshotMeta>,
+        from: &str,
+        meta: &SnapshotMeta,
+    ) -> Result<(), FilesError> {
         fs::rename(self.directory.join(from), self.snapshot_path()).map_err(during("renaming the snapshot"))?;
         File::open(&self.directory)
             .and_then(|directory| directory.sync_all())
@@ -318,8 +326,9 @@ impl Files {
         let mut current = self.current();
         let newest = self.applied_numbers().map_err(|error| during("listing")(io::Error::other(error.to_string())))?;
         let number = newest.last().map_or(1, |number| number + 1);
-        let applied =
-            self.create(number).map_err(|error| during("creating the applied state")(io::Error::other(error.to_string())))?;
+        let applied = self
+            .create(number)
+            .map_err(|error| during("creating the applied state")(io::Error::other(error.to_string())))?;
         let mut writer = SnapshotWriter::create(&self.directory.join(INSTALLING), meta)?;
         let loaded = self.load(&applied, input, meta, Some(&mut writer));
         if let Err(error) = loaded {

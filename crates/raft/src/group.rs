@@ -351,10 +351,8 @@ pub(crate) fn leader_of(forward: &ForwardToLeader<u64, PeerAddress>) -> Option<(
     forward.leader_id.map(|id| (NodeId(id), address))
 }
 
-type Written = Result<
-    openraft::raft::ClientWriteResponse<TypeConfig>,
-    RaftError<u64, ClientWriteError<u64, PeerAddress>>,
->;
+type Written =
+    Result<openraft::raft::ClientWriteResponse<TypeConfig>, RaftError<u64, ClientWriteError<u64, PeerAddress>>>;
 
 async fn within_deadline(change: impl Future<Output = Written>) -> Result<(), GroupError> {
     match tokio::time::timeout(MEMBERSHIP_DEADLINE, change).await {

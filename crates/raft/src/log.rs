@@ -112,9 +112,10 @@ impl<D: Disk> LogFile<D> {
             return Ok(self.purged);
         }
         let found = self.raw.read(index..index + 1)?;
-        let (_, bytes) = found
-            .first()
-            .ok_or_else(|| OpenError::Damaged { what: "the log".to_owned(), why: format!("entry {index} is missing") })?;
+        let (_, bytes) = found.first().ok_or_else(|| OpenError::Damaged {
+            what: "the log".to_owned(),
+            why: format!("entry {index} is missing"),
+        })?;
         let entry: Entry = decode(bytes).map_err(|error| OpenError::damaged(&format!("log entry {index}"), &error))?;
         Ok(Some(entry.log_id))
     }

@@ -5,9 +5,7 @@
 
 use crate::applied::{Applied, AppliedMark, Overlay, Picture};
 use crate::files::{Files, FilesError};
-use crate::types::{
-    Entry, Replies, SnapshotMeta, StorageError, StorageIoError, StoredMembership, TypeConfig, any,
-};
+use crate::types::{Entry, Replies, SnapshotMeta, StorageError, StorageIoError, StoredMembership, TypeConfig, any};
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use std::collections::BTreeSet;
@@ -139,8 +137,8 @@ impl Machine {
     }
 
     fn publish(&self, applied: &Applied) -> Result<(), StorageError> {
-        let map_version = weft_meta::read::map_version(applied)
-            .map_err(|error| StorageIoError::read_state_machine(any(&error)))?;
+        let map_version =
+            weft_meta::read::map_version(applied).map_err(|error| StorageIoError::read_state_machine(any(&error)))?;
         self.shared.changes.send_modify(|changes| {
             changes.map_version = map_version;
             changes.work += 1;
@@ -191,9 +189,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 impl RaftStateMachine<TypeConfig> for Machine {
     type SnapshotBuilder = Builder;
 
-    async fn applied_state(
-        &mut self,
-    ) -> Result<(Option<openraft::LogId<u64>>, StoredMembership), StorageError> {
+    async fn applied_state(&mut self) -> Result<(Option<openraft::LogId<u64>>, StoredMembership), StorageError> {
         Ok((self.mark.last, self.mark.membership.clone()))
     }
 
@@ -214,16 +210,16 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError> {
-        let file = self
-            .files
-            .receiving_file()
-            .map_err(|error| StorageIoError::write_snapshot(None, any(&error)))?;
+        let file = self.files.receiving_file().map_err(|error| StorageIoError::write_snapshot(None, any(&error)))?;
         Ok(Box::new(tokio::fs::File::from_std(file)))
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, mut snapshot: Box<tokio::fs::File>) -> Result<(), StorageError> {
-        let failed =
-            |error: &dyn std::fmt::Display| StorageIoError::write_snapshot(Some(meta.signature()), any(error));
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        mut snapshot: Box<tokio::fs::File>,
+    ) -> Result<(), StorageError> {
+        let failed = |error: &dyn std::fmt::Display| StorageIoError::write_snapshot(Some(meta.signature()), any(error));
         snapshot.flush().await.map_err(|error| failed(&error))?;
         let mut input = snapshot.into_std().await;
         let (files, announced) = (self.files.clone(), meta.clone());

@@ -24,7 +24,9 @@ const BUFFER_BYTES: usize = 256 << 10;
 pub(crate) enum SnapshotError {
     #[error("the snapshot file is damaged: {0}")]
     Damaged(String),
-    #[error("the snapshot file has version {found}, this program reads version {VERSION}; run the release that wrote it")]
+    #[error(
+        "the snapshot file has version {found}, this program reads version {VERSION}; run the release that wrote it"
+    )]
     OtherVersion { found: u32 },
     #[error("snapshot file: {0}")]
     Io(#[from] io::Error),
@@ -76,10 +78,9 @@ impl SnapshotWriter {
 }
 
 fn length(bytes: usize, limit: u32) -> io::Result<u32> {
-    u32::try_from(bytes)
-        .ok()
-        .filter(|len| *len <= limit)
-        .ok_or_else(|| io::Error::other(format!("{bytes} bytes are more than the {limit} that a snapshot may hold in one part")))
+    u32::try_from(bytes).ok().filter(|len| *len <= limit).ok_or_else(|| {
+        io::Error::other(format!("{bytes} bytes are more than the {limit} that a snapshot may hold in one part"))
+    })
 }
 
 /// Reads a snapshot pair by pair.

@@ -56,8 +56,7 @@ impl GroupStatus {
 
 fn status_of(metrics: &RaftMetrics<u64, PeerAddress>) -> GroupStatus {
     let membership = metrics.membership_config.membership();
-    let members: BTreeMap<_, _> =
-        membership.nodes().map(|(id, peer)| (NodeId(*id), peer.control_address)).collect();
+    let members: BTreeMap<_, _> = membership.nodes().map(|(id, peer)| (NodeId(*id), peer.control_address)).collect();
     let role = match metrics.state {
         ServerState::Learner => GroupRole::Learner,
         ServerState::Follower => GroupRole::Follower,

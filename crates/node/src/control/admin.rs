@@ -34,7 +34,9 @@ type Answer = Result<AdminReply, Elsewhere>;
 pub(crate) async fn handle(node: &Rc<Node>, request: AdminRequest) -> Answer {
     match request {
         AdminRequest::HealStatus { volume } => {
-            Ok(from_data(node, REPORT_TIMEOUT, |reply| ToData::Heal { volume, reply }).await.map_or_else(no_data, AdminReply::Heal))
+            Ok(from_data(node, REPORT_TIMEOUT, |reply| ToData::Heal { volume, reply })
+                .await
+                .map_or_else(no_data, AdminReply::Heal))
         }
         AdminRequest::ReplicaDigests { volume } => {
             let answer = from_data(node, DIGEST_TIMEOUT, |reply| ToData::Digests { volume, reply }).await;
@@ -57,9 +59,15 @@ async fn as_leader(node: &Rc<Node>, request: AdminRequest) -> Answer {
             let map = current(node, |view| read::cluster_map(view, None)).await.map_err(Elsewhere)?;
             Ok(AdminReply::Cluster(status_of(node, map)))
         }
-        AdminRequest::ListVolumes => current(node, |view| read::volumes(view)).await.map_err(Elsewhere).map(AdminReply::Volumes),
-        AdminRequest::ListSessions => current(node, |view| read::sessions(view)).await.map_err(Elsewhere).map(AdminReply::Sessions),
-        AdminRequest::ListTokens => current(node, |view| read::tokens(view)).await.map_err(Elsewhere).map(AdminReply::Tokens),
+        AdminRequest::ListVolumes => {
+            current(node, |view| read::volumes(view)).await.map_err(Elsewhere).map(AdminReply::Volumes)
+        }
+        AdminRequest::ListSessions => {
+            current(node, |view| read::sessions(view)).await.map_err(Elsewhere).map(AdminReply::Sessions)
+        }
+        AdminRequest::ListTokens => {
+            current(node, |view| read::tokens(view)).await.map_err(Elsewhere).map(AdminReply::Tokens)
+        }
         AdminRequest::Events { after, max } => {
             current(node, |view| read::events(view, after, max)).await.map_err(Elsewhere).map(AdminReply::Events)
         }
@@ -166,8 +174,7 @@ fn no_data() -> AdminReply {
 }
 
 async fn node_report(node: &Rc<Node>) -> AdminReply {
-    let Some(mut report): Option<NodeReport> =
-        from_data(node, REPORT_TIMEOUT, |reply| ToData::Report { reply }).await
+    let Some(mut report): Option<NodeReport> = from_data(node, REPORT_TIMEOUT, |reply| ToData::Report { reply }).await
     else {
         return no_data();
     };

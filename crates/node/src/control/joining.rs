@@ -35,7 +35,9 @@ pub(crate) fn handler(node: Weak<Node>) -> JoinHandler {
                 Ok(ControlReply::Joined(reply)) => *reply,
                 Ok(ControlReply::Refused(why)) => JoinReply::Refused(why),
                 Ok(other) => refused(&format!("unexpected answer {other:?}")),
-                Err(why) => JoinReply::Refused(ErrorKind::Unavailable(format!("the metadata group does not answer: {why}"))),
+                Err(why) => {
+                    JoinReply::Refused(ErrorKind::Unavailable(format!("the metadata group does not answer: {why}")))
+                }
             }
         })
     })
@@ -86,7 +88,9 @@ pub(crate) async fn admit(node: &Rc<Node>, request: JoinRequest) -> ControlReply
         _ => {
             let command = Command::ConsumeToken { token: hash, role: TokenRole::Client };
             match commit(node, command).await {
-                Ok(CommandReply::TokenAccepted { .. }) => reply(accept(node, &cluster, &authority, &request, &probe, None)),
+                Ok(CommandReply::TokenAccepted { .. }) => {
+                    reply(accept(node, &cluster, &authority, &request, &probe, None))
+                }
                 Ok(CommandReply::Refused(why)) => reply(JoinReply::Refused(why)),
                 Ok(other) => reply(refused(&format!("unexpected reply {other:?}"))),
                 Err(error) => unavailable(node, &error),

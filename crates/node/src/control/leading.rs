@@ -111,7 +111,8 @@ impl LeaderShell {
             LeaderAction::RecoverSize(recovery) => {
                 let node = Rc::clone(node);
                 tokio::task::spawn_local(async move {
-                    let end_bytes = node.extents.highest_end(&node.maps.current(), recovery.volume, recovery.object).await;
+                    let end_bytes =
+                        node.extents.highest_end(&node.maps.current(), recovery.volume, recovery.object).await;
                     node.leader.step(&node, LeaderEvent::SizeCollected { recovery, end_bytes });
                 });
             }

@@ -216,7 +216,9 @@ async fn stop_cleanly(node: &Rc<Node>) {
         Ok(Ok(())) => {}
         // It may still write: its lease must lapse by itself.
         Ok(Err(_)) => return tracing::error!("the data thread ended without a clean stop"),
-        Err(_) => return tracing::error!(timeout_s = DATA_STOP_TIMEOUT.as_secs(), "the data thread did not stop in time"),
+        Err(_) => {
+            return tracing::error!(timeout_s = DATA_STOP_TIMEOUT.as_secs(), "the data thread did not stop in time");
+        }
     }
     registration::surrender(node).await;
     if node.group.status().is_leader() && node.group.status().voters.len() > 1 {

@@ -302,4 +302,3 @@ fn a_store_that_is_open_elsewhere_is_refused() {
     assert!(error.to_string().contains("another process has it open"), "{error}");
     drop(store);
 }
-

@@ -77,7 +77,8 @@ fn a_killed_leader_is_replaced_and_found_dead_and_a_retried_mutation_gets_its_fi
     assert_eq!(again, ControlReply::Namespace(Box::new(Err(ErrorKind::Exists))));
     cluster.wait("the dead node is found", |status| state_of(status, leader) == NodeState::Down);
     assert_eq!(live(&cluster.status()), 2);
-    let query = ControlRequest::Query { volume, query: Query::Lookup { parent: InodeNumber(1), name: b"disk.raw".to_vec() } };
+    let query =
+        ControlRequest::Query { volume, query: Query::Lookup { parent: InodeNumber(1), name: b"disk.raw".to_vec() } };
     assert!(matches!(cluster.ask(query), ControlReply::Namespace(reply) if reply.is_ok()));
 }
 
@@ -163,5 +164,8 @@ fn an_evicted_session_is_fenced_for_good_and_others_are_not() {
         "{refused:?}"
     );
     assert!(matches!(cluster.ask(heartbeat(other)), ControlReply::SessionAlive { .. }));
-    assert_eq!(cluster.admin(AdminRequest::EvictSession { session: SessionId(99) }), AdminReply::Failed(ErrorKind::NotFound));
+    assert_eq!(
+        cluster.admin(AdminRequest::EvictSession { session: SessionId(99) }),
+        AdminReply::Failed(ErrorKind::NotFound)
+    );
 }

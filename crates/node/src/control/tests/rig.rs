@@ -44,7 +44,12 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    async fn run(self, mut messages: mpsc::Receiver<ToData>, status: Arc<DataStatus>, _to_control: mpsc::Sender<ToControl>) {
+    async fn run(
+        self,
+        mut messages: mpsc::Receiver<ToData>,
+        status: Arc<DataStatus>,
+        _to_control: mpsc::Sender<ToControl>,
+    ) {
         while let Some(message) = messages.recv().await {
             match message {
                 ToData::Registered { incarnation } => self.told.lock().unwrap().incarnation = Some(incarnation),
@@ -234,7 +239,10 @@ impl Cluster {
         loop {
             for node in self.nodes.iter().flatten() {
                 match ask(&self.admin, node.control(), request.clone()) {
-                    Ok(ControlReply::NotLeader { .. } | ControlReply::Refused(weft_types::ErrorKind::Unavailable(_))) | Err(_) => {}
+                    Ok(
+                        ControlReply::NotLeader { .. } | ControlReply::Refused(weft_types::ErrorKind::Unavailable(_)),
+                    )
+                    | Err(_) => {}
                     Ok(reply) => return reply,
                 }
             }
