@@ -70,10 +70,9 @@ impl Backup {
     /// The map may say that a resync was completed (design 5.7).
     pub fn on_map(&mut self, cx: &mut Context<'_>, record: &PgRecord) {
         let config = cx.core.config;
-        let promoted = record
-            .member(config.disk)
-            .is_some_and(|m| m.is_in_sync() && m.incarnation == config.incarnation)
-            && record.set_version > self.syncing_since;
+        let promoted =
+            record.member(config.disk).is_some_and(|m| m.is_in_sync() && m.incarnation == config.incarnation)
+                && record.set_version > self.syncing_since;
         if promoted && cx.core.saved.complete_to.is_some() {
             cx.core.saved.complete_to = None;
             cx.core.saved.loss_generation = record.loss_generation;
@@ -136,9 +135,10 @@ impl Backup {
             cx.send(from, from_incarnation, Message::Deposed { promised });
             return;
         }
-        let led = self.leader.as_ref().is_some_and(|l| {
-            l.epoch == epoch && l.disk == from && l.incarnation == from_incarnation && l.given
-        });
+        let led = self
+            .leader
+            .as_ref()
+            .is_some_and(|l| l.epoch == epoch && l.disk == from && l.incarnation == from_incarnation && l.given);
         if !led && !old {
             self.ask_for_prepare(cx, from, from_incarnation, epoch);
             return;
@@ -165,7 +165,14 @@ impl Backup {
     }
 
     /// Promises are durable before they are given (design 5.2).
-    fn on_prepare(&mut self, cx: &mut Context<'_>, from: DiskId, incarnation: Incarnation, epoch: Epoch, handshake: u64) {
+    fn on_prepare(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: DiskId,
+        incarnation: Incarnation,
+        epoch: Epoch,
+        handshake: u64,
+    ) {
         let promised = cx.core.saved.promised;
         if epoch < promised {
             cx.send(from, incarnation, Message::Deposed { promised });
@@ -180,7 +187,8 @@ impl Backup {
                 leader.stream = Stream::Apart;
             }
         } else {
-            self.leader = Some(Leader { epoch, disk: from, incarnation, handshake, given: false, stream: Stream::Apart });
+            self.leader =
+                Some(Leader { epoch, disk: from, incarnation, handshake, given: false, stream: Stream::Apart });
             self.report = None;
         }
         if epoch > promised {

@@ -24,9 +24,7 @@ pub(crate) fn compare(ours: Option<&ChunkDigest>, theirs: Option<&ChunkDigest>) 
         (Some(ours), None) => return (Difference::Blocks(grouped(present(ours))), 0),
         (Some(ours), Some(theirs)) => (ours, theirs),
     };
-    if theirs.health == ChunkHealth::Damaged
-        || theirs.end_bytes > ours.end_bytes
-        || theirs.generation > ours.generation
+    if theirs.health == ChunkHealth::Damaged || theirs.end_bytes > ours.end_bytes || theirs.generation > ours.generation
     {
         return (Difference::DeleteThen(grouped(present(ours))), 0);
     }
@@ -41,8 +39,8 @@ pub(crate) fn compare(ours: Option<&ChunkDigest>, theirs: Option<&ChunkDigest>) 
         }
     }
     if different.is_empty() && (theirs.end_bytes, theirs.generation) != (ours.end_bytes, ours.generation) {
-        // The end and the generation travel with a block.
-        different.extend(present(ours).last());
+        // The end and the generation travel with a block; without any, a discard still carries the generation.
+        different.push(present(ours).last().unwrap_or(BlockIndex(0)));
     }
     (Difference::Blocks(grouped(different.into_iter())), equal)
 }

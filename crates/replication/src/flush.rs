@@ -108,8 +108,9 @@ impl Primary {
                 stale = true;
             }
         }
-        let (expired, rest) =
-            std::mem::take(&mut self.flushes).into_iter().partition(|f: &FlushWaiter| now.since(f.since) >= FLUSH_PATIENCE);
+        let (expired, rest) = std::mem::take(&mut self.flushes)
+            .into_iter()
+            .partition(|f: &FlushWaiter| now.since(f.since) >= FLUSH_PATIENCE);
         self.flushes = rest;
         let expired: Vec<FlushWaiter> = expired;
         for flush in expired {

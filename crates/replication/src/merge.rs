@@ -7,9 +7,7 @@ use crate::events::{ClientRequest, ReadOutcome, RequestToken};
 use crate::locks::{LockId, Scope};
 use crate::mutants::Mutant;
 use crate::primary::{Primary, ReadPurpose};
-use crate::requests::{
-    Gate, Waiting, ack_mode, good_reply, map_version, origin, reply_error, session, whole_blocks,
-};
+use crate::requests::{Gate, Waiting, ack_mode, good_reply, map_version, origin, reply_error, session, whole_blocks};
 use crate::window::Waiter;
 use bytes::{Bytes, BytesMut};
 use weft_proto::data::{DiscardRequest, TruncateRequest, WriteRequest};
@@ -130,11 +128,7 @@ impl Primary {
         if self.answer_duplicate(cx, merge.token, &merge.request) {
             return;
         }
-        let waiter = Waiter {
-            token: merge.token,
-            ack: ack_mode(&merge.request),
-            reply: good_reply(&merge.request),
-        };
+        let waiter = Waiter { token: merge.token, ack: ack_mode(&merge.request), reply: good_reply(&merge.request) };
         let origin = origin(&merge.request);
         let bytes = |edge: Option<EdgeBlock>| edge.and_then(|e| e.bytes);
         let (head, tail) = (bytes(merge.head), bytes(merge.tail));
@@ -180,8 +174,7 @@ impl Primary {
             reply_error(cx, waiter.token, DataError::Malformed);
             return;
         }
-        let effect =
-            Effect::Write { chunk: request.chunk, range, hashes, end_bytes, generation: request.generation };
+        let effect = Effect::Write { chunk: request.chunk, range, hashes, end_bytes, generation: request.generation };
         self.sequence(cx, effect, merged, Some(request.origin), Some(waiter));
     }
 
@@ -285,16 +278,13 @@ fn place(request: &TruncateRequest, chunk_size: ChunkSize) -> (ChunkId, u32) {
 }
 
 /// The blocks that have to be read: changed in part.
-fn edges(
-    request: &ClientRequest,
-    chunk_size: ChunkSize,
-) -> (Option<EdgeBlock>, Option<EdgeBlock>) {
+fn edges(request: &ClientRequest, chunk_size: ChunkSize) -> (Option<EdgeBlock>, Option<EdgeBlock>) {
     let of_range = |chunk: ChunkId, offset: usize, length: usize| {
         let end = offset + length;
         let block = |byte: usize| EdgeBlock::new(chunk, BlockIndex((byte / BLOCK_SIZE) as u16));
         let one_block = offset / BLOCK_SIZE == (end - 1) / BLOCK_SIZE;
-        let head = offset % BLOCK_SIZE != 0 || (one_block && end % BLOCK_SIZE != 0);
-        let tail = end % BLOCK_SIZE != 0 && !one_block;
+        let head = !offset.is_multiple_of(BLOCK_SIZE) || (one_block && !end.is_multiple_of(BLOCK_SIZE));
+        let tail = !end.is_multiple_of(BLOCK_SIZE) && !one_block;
         (head.then(|| block(offset)), tail.then(|| block(end - 1)))
     };
     match request {
@@ -305,7 +295,7 @@ fn edges(
         ClientRequest::Truncate(request) => {
             let (chunk, within) = place(request, chunk_size);
             // Read even if the store has no such chunk yet: the open batch may.
-            let partial = within as usize % BLOCK_SIZE != 0;
+            let partial = !(within as usize).is_multiple_of(BLOCK_SIZE);
             (partial.then(|| EdgeBlock::new(chunk, BlockIndex((within as usize / BLOCK_SIZE) as u16))), None)
         }
         _ => (None, None),

@@ -14,14 +14,12 @@ use bytes::Bytes;
 use std::sync::Arc;
 use weft_proto::control::SetChange;
 use weft_proto::replication::{Message, Promised};
-use weft_types::{BootTime, DiskId, Effect, Entry, LogPosition, LossGeneration};
+use weft_types::{BootTime, DiskId, Effect, Entry, LogPosition};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Peering {
     began: BootTime,
     step: Step,
-    /// Known when peering began. A larger one means that the loss was accepted.
-    loss_generation: Option<LossGeneration>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,7 +34,7 @@ enum Step {
 
 impl Peering {
     pub const fn new(now: BootTime) -> Self {
-        Self { began: now, step: Step::Promising, loss_generation: None }
+        Self { began: now, step: Step::Promising }
     }
 
     pub fn describe(&self, primary: &Primary) -> String {
@@ -145,12 +143,6 @@ impl Primary {
                 return;
             }
             // Only lossy or behind logs are left. The leader let us lead after the wait of rule 5.4.
-            let Phase::Peering(peering) = &mut self.phase else { return };
-            let began_at = *peering.loss_generation.get_or_insert(generation);
-            if generation <= began_at {
-                self.ask(cx, SetChange::AcceptLoss { from: generation });
-                return;
-            }
             offer(cx.core.log_end, me);
             for peer in self.peers.iter().filter(|p| p.is_in_sync()) {
                 if let Some(promised) = promised(peer) {
@@ -159,13 +151,15 @@ impl Primary {
             }
         }
         let Some((end, from)) = best else { return };
-        if !level {
-            cx.report(Report::LossAccepted { end });
-        }
-        if from == me {
-            self.lead(cx);
-        } else {
-            self.adopt(cx, from, end);
+        let have_it = from == me || end == cx.core.log_end;
+        match (level, have_it) {
+            (true, true) => self.lead(cx),
+            (_, false) => self.adopt(cx, from, end),
+            // Ours is the longest of them, or has become it. Once the loss is committed we are level, and lead.
+            (false, true) => {
+                cx.report(Report::LossAccepted { end });
+                self.ask(cx, SetChange::AcceptLoss { from: generation });
+            }
         }
     }
 
@@ -182,11 +176,7 @@ impl Primary {
             cut(cx, common);
             self.appended = common;
         }
-        if cx.core.log_end == end {
-            self.lead(cx);
-        } else {
-            self.fetch(cx, from, end);
-        }
+        self.fetch(cx, from, end);
     }
 
     fn fetch(&mut self, cx: &mut Context<'_>, from: DiskId, end: LogPosition) {
@@ -223,11 +213,14 @@ impl Primary {
             self.appended = cx.core.log_end;
             cx.act(Action::Append(accepted));
         }
-        if cx.core.log_end >= end {
-            self.lead(cx);
-        } else {
+        if cx.core.log_end < end {
             self.fetch(cx, from, end);
+            return;
         }
+        if let Phase::Peering(peering) = &mut self.phase {
+            peering.step = Step::Promising;
+        }
+        self.choose(cx);
     }
 
     /// The log before this epoch is settled: the epoch's first entry closes it.
@@ -276,7 +269,9 @@ impl Primary {
         }
         let mut disks = vec![cx.core.config.disk];
         let skip = cx.core.planted(Mutant::SkipPeering);
-        disks.extend(self.peers.iter().filter(|p| p.is_in_sync() && (skip || p.acked >= first)).map(|p| p.disk));
+        disks.extend(
+            self.peers.iter().filter(|p| p.is_in_sync() && p.live && (skip || p.acked >= first)).map(|p| p.disk),
+        );
         self.ask(cx, SetChange::Levelled { disks });
     }
 

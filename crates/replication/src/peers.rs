@@ -190,7 +190,11 @@ impl Peer {
     /// Sends entries of the journal after the cursor to a member that does not keep up.
     pub fn catch_up(&mut self, cx: &mut Context<'_>, epoch: Epoch, committed: LogPosition) {
         let end = cx.view.log_end();
-        while self.is_joined() && (self.counts() || self.has_room()) && self.cursor < end && self.sent_bytes < MAX_STREAM_BYTES {
+        while self.is_joined()
+            && (self.counts() || self.has_room())
+            && self.cursor < end
+            && self.sent_bytes < MAX_STREAM_BYTES
+        {
             let budget = MAX_STREAM_BYTES.min(MAX_FRAME_PAYLOAD_BYTES / 2);
             match cx.view.entries_after(self.cursor, MAX_APPEND_ENTRIES, budget) {
                 Ok(entries) if !entries.is_empty() => {

@@ -272,11 +272,16 @@ impl Primary {
 
     pub fn on_connection_reset(&mut self, cx: &mut Context<'_>, disk: DiskId) {
         if let Some(peer) = self.peers.iter_mut().find(|p| p.disk == disk) {
-            // Keep the clock of a member that was silent already: a flapping connection is no progress.
-            let progress = peer.progress;
-            peer.restart(cx.clock.now);
-            peer.progress = progress;
-            self.resync_stream_broke(disk);
+            if let Link::Preparing { asked } = &mut peer.link {
+                // The question may be lost.
+                *asked = None;
+            } else {
+                // Keep the clock of a member that was silent already: a flapping connection is no progress.
+                let progress = peer.progress;
+                peer.restart(cx.clock.now);
+                peer.progress = progress;
+                self.resync_stream_broke(disk);
+            }
         }
         self.prepare_members(cx);
     }
@@ -291,10 +296,10 @@ impl Primary {
         waiter: Option<Waiter>,
     ) -> LogPosition {
         let scope = scope_of(&effect);
-        if let Some((object, generation)) = generation_of(&effect) {
-            if cx.view.object_generation(object).is_none_or(|known| known < generation) {
-                self.new_generations.push((object, generation));
-            }
+        if let Some((object, generation)) = generation_of(&effect)
+            && cx.view.object_generation(object).is_none_or(|known| known < generation)
+        {
+            self.new_generations.push((object, generation));
         }
         let header = self.next_header(cx, effect, origin, None);
         let position = header.position;
@@ -455,9 +460,9 @@ impl Primary {
         }
         if !self.late.is_empty() {
             let acked = self.acked;
-            let (ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.late).into_iter().partition(|(at, waiter)| {
-                *at <= acked && (waiter.ack == AckMode::Memory || *at <= durable)
-            });
+            let (ready, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.late)
+                .into_iter()
+                .partition(|(at, waiter)| *at <= acked && (waiter.ack == AckMode::Memory || *at <= durable));
             self.late = rest;
             ready.into_iter().for_each(|(_, waiter)| answer(cx, waiter));
         }
@@ -595,7 +600,9 @@ fn generation_of(effect: &Effect) -> Option<(ObjectId, TruncateGeneration)> {
 fn scope_of(effect: &Effect) -> Option<Scope> {
     match effect {
         Effect::Nothing => None,
-        Effect::Write { chunk, range, .. } | Effect::Discard { chunk, range, .. } => Some(Scope::Blocks(*chunk, *range)),
+        Effect::Write { chunk, range, .. } | Effect::Discard { chunk, range, .. } => {
+            Some(Scope::Blocks(*chunk, *range))
+        }
         Effect::Truncate { object, .. } | Effect::DeleteObject { object } => Some(Scope::Object(*object)),
         Effect::DeleteChunk { chunk } => Some(Scope::Object(chunk.object)),
     }

@@ -66,8 +66,7 @@ impl Primary {
             return true;
         };
         let id = self.id();
-        let read =
-            ClientRead { token, session, kind, scope, attempts: 0, since: cx.clock.now, stage: Stage::Reading };
+        let read = ClientRead { token, session, kind, scope, attempts: 0, since: cx.clock.now, stage: Stage::Reading };
         self.reads.insert(id, read);
         self.start_read(cx, id);
         true
@@ -167,8 +166,12 @@ impl Primary {
             return;
         }
         let readable = self.readable;
-        let released: Vec<u64> =
-            self.reads.iter().filter(|(_, r)| r.stage.until().is_some_and(|u| u <= readable)).map(|(id, _)| *id).collect();
+        let released: Vec<u64> = self
+            .reads
+            .iter()
+            .filter(|(_, r)| r.stage.until().is_some_and(|u| u <= readable))
+            .map(|(id, _)| *id)
+            .collect();
         for id in released {
             self.blocked_reads -= 1;
             let Some(read) = self.reads.get_mut(&id) else { continue };
@@ -213,13 +216,9 @@ fn scope_of(kind: &ReadKind, chunk_size: ChunkSize) -> Option<Scope> {
             let fits = request.length_bytes > 0
                 && request.length_bytes as usize <= MAX_IO_BYTES
                 && end <= u64::from(chunk_size.bytes());
-            fits.then(|| {
-                Scope::Blocks(request.chunk, BlockRange::covering(&(request.offset_bytes..end as u32)))
-            })
+            fits.then(|| Scope::Blocks(request.chunk, BlockRange::covering(&(request.offset_bytes..end as u32))))
         }
-        ReadKind::Presence(chunk) => {
-            Some(Scope::Blocks(*chunk, BlockRange::new(BlockIndex(0), chunk_size.blocks())))
-        }
+        ReadKind::Presence(chunk) => Some(Scope::Blocks(*chunk, BlockRange::new(BlockIndex(0), chunk_size.blocks()))),
         ReadKind::Extent(object) => Some(Scope::Object(*object)),
     }
 }

@@ -54,9 +54,10 @@ impl Primary {
             return;
         }
         let at_least = self.readable;
-        let next = self.peers.iter().find(|p| {
-            p.is_level() && p.is_joined() && p.acked >= at_least && !repair.tried.contains(&p.disk)
-        });
+        let next = self
+            .peers
+            .iter()
+            .find(|p| p.is_level() && p.is_joined() && p.acked >= at_least && !repair.tried.contains(&p.disk));
         let Some(peer) = next else {
             let (chunk, block) = (repair.chunk, repair.bad.block);
             cx.report(Report::Unrepairable { chunk, block });

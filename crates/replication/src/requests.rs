@@ -187,10 +187,10 @@ impl Primary {
         if !self.has_minimum(cx) || self.window_is_full() {
             return Some(request);
         }
-        if let ClientRequest::Write { data, .. } = &request {
-            if !self.has_credits(cx, data.len() as u64 + BLOCK_SIZE as u64) {
-                return reply_error(cx, token, DataError::NoSpace);
-            }
+        if let ClientRequest::Write { data, .. } = &request
+            && !self.has_credits(cx, data.len() as u64 + BLOCK_SIZE as u64)
+        {
+            return reply_error(cx, token, DataError::NoSpace);
         }
         let locked = self.locks.conflicts(scope) && !cx.core.planted(Mutant::MergeWithoutLock);
         // A cut never queues behind writes: some of them may wait for this very cut.
@@ -233,13 +233,8 @@ impl Primary {
             reply_error(cx, token, DataError::Malformed);
             return;
         }
-        let effect = Effect::Write {
-            chunk: request.chunk,
-            range,
-            hashes: computed,
-            end_bytes,
-            generation: request.generation,
-        };
+        let effect =
+            Effect::Write { chunk: request.chunk, range, hashes: computed, end_bytes, generation: request.generation };
         let waiter = Waiter { token, ack: request.ack, reply: Reply::Written };
         self.sequence(cx, effect, data, Some(request.origin), Some(waiter));
     }
@@ -250,7 +245,7 @@ impl Primary {
         if cx.core.planted(Mutant::NoDedupe) {
             return false;
         }
-        let known = match self.window.find_origin(self.appended, origin.session, origin.operation) {
+        let known = match self.window.find_origin(cx.view.log_end(), origin.session, origin.operation) {
             Some(position) => Lookup::Answered(position),
             None => cx.view.lookup(origin.session, origin.operation),
         };
@@ -315,7 +310,7 @@ pub(crate) fn reply_error(cx: &mut Context<'_>, token: RequestToken, error: Data
 }
 
 fn is_whole(request: &WriteRequest, length: usize) -> bool {
-    request.offset_bytes as usize % BLOCK_SIZE == 0 && length % BLOCK_SIZE == 0
+    (request.offset_bytes as usize).is_multiple_of(BLOCK_SIZE) && length.is_multiple_of(BLOCK_SIZE)
 }
 
 fn data_len(request: &ClientRequest) -> usize {
@@ -403,9 +398,7 @@ fn scope_of(request: &ClientRequest, chunk_size: ChunkSize) -> Option<Scope> {
     };
     match request {
         ClientRequest::Write { request, data } => blocks(request.chunk, request.offset_bytes, data.len()),
-        ClientRequest::Discard(request) => {
-            blocks(request.chunk, request.offset_bytes, request.length_bytes as usize)
-        }
+        ClientRequest::Discard(request) => blocks(request.chunk, request.offset_bytes, request.length_bytes as usize),
         ClientRequest::Truncate(request) => Some(Scope::Object(request.object)),
         ClientRequest::DeleteObject { object, .. } => Some(Scope::Object(*object)),
         _ => None,

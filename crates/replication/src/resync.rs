@@ -9,12 +9,12 @@ use crate::actions::{Action, Report};
 use crate::compare::{Difference, compare, runs_to_copy};
 use crate::core::Context;
 use crate::events::ReadOutcome;
+use crate::history::last_common;
 use crate::locks::{LockId, Scope};
 use crate::mutants::Mutant;
 use crate::peers::Link;
 use crate::primary::{Primary, ReadPurpose};
 use crate::repair::Then;
-use crate::history::last_common;
 use crate::tuning::{RESYNC_COPY_BYTES, RESYNC_PARALLEL_CHUNKS, RESYNC_RETRY, RESYNC_STALL, RESYNC_WINDOW_BYTES};
 use crate::view::RemovalMemory;
 use bytes::Bytes;
@@ -25,9 +25,7 @@ use weft_proto::replication::{
     BeginResync, ChunkDigest, ListScope, Listing, Message, RemovedChunks, ResyncLog, SyncWish,
 };
 use weft_types::map::MemberState;
-use weft_types::{
-    BLOCK_SIZE, BlockIndex, BlockRange, BootTime, ChunkId, DiskId, Effect, LogPosition, PgId, checksum,
-};
+use weft_types::{BLOCK_SIZE, BlockIndex, BlockRange, BootTime, ChunkId, DiskId, Effect, LogPosition, PgId, checksum};
 
 /// One resync of one member. Made anew whenever the stream to it breaks.
 pub(crate) struct Resync {
@@ -60,17 +58,27 @@ enum Stage {
     Joining,
     /// The target takes what the journal has, up to here.
     CatchingUp(LogPosition),
-    Listing { page: Option<ChunkId> },
+    Listing {
+        page: Option<ChunkId>,
+    },
     Copying,
-    Dedupe { sent: bool },
+    Dedupe {
+        sent: bool,
+    },
     Barrier(LogPosition),
     Promoting,
 }
 
 enum ChunkCopy {
     /// Asked for the target's hashes.
-    Hashing { asked: BootTime },
-    Copying { ranges: VecDeque<BlockRange>, reading: usize, last: LogPosition },
+    Hashing {
+        asked: BootTime,
+    },
+    Copying {
+        ranges: VecDeque<BlockRange>,
+        reading: usize,
+        last: LogPosition,
+    },
 }
 
 /// A read for a copy.
@@ -135,7 +143,9 @@ impl Primary {
             match (peer.state, &peer.link) {
                 (MemberState::Syncing, Link::Promised(_)) if peer.candidate.is_none() => begin = Some(at),
                 // Joined by an earlier run that broke off, or by a promotion that was refused.
-                (MemberState::Syncing, Link::Joined | Link::Apart | Link::Joining { .. }) if peer.candidate.is_none() => {
+                (MemberState::Syncing, Link::Joined | Link::Apart | Link::Joining { .. })
+                    if peer.candidate.is_none() =>
+                {
                     peer.restart(now);
                 }
                 (MemberState::Out, _) => out = Some(peer.disk),
@@ -167,14 +177,7 @@ impl Primary {
         } else {
             (ResyncLog::Restart { at: self.appended, history }, self.appended)
         };
-        let begin = BeginResync {
-            epoch,
-            run,
-            expect_end: theirs.end,
-            complete_to,
-            set_version: self.set_version,
-            log,
-        };
+        let begin = BeginResync { epoch, run, expect_end: theirs.end, complete_to, set_version: self.set_version, log };
         peer.link = Link::Joining { since: now };
         peer.cursor = joins_at;
         self.resync = Some(Resync {
@@ -275,13 +278,7 @@ impl Primary {
         }
     }
 
-    fn on_changed(
-        &mut self,
-        cx: &mut Context<'_>,
-        chunks: &[ChunkId],
-        removed: &[RemovedChunks],
-        listing: Listing,
-    ) {
+    fn on_changed(&mut self, cx: &mut Context<'_>, chunks: &[ChunkId], removed: &[RemovedChunks], listing: Listing) {
         let Some(resync) = &mut self.resync else { return };
         let Stage::Listing { .. } = resync.stage else { return };
         if !cx.core.planted(Mutant::OneSidedDelta) {
@@ -326,7 +323,7 @@ impl Primary {
             Difference::DeleteThen(ranges) => {
                 // What is deleted and what is copied must be the chunk as of one place in the log.
                 let scope = Scope::Blocks(chunk, BlockRange::new(BlockIndex(0), u16::MAX));
-                if self.locks.conflicts(scope) || self.window.touches(self.appended, chunk.object) {
+                if self.locks.conflicts(scope) || self.window.touches(cx.view.log_end(), chunk.object) {
                     resync.active.remove(&chunk);
                     resync.todo.insert(chunk);
                     return;
@@ -368,12 +365,12 @@ impl Primary {
         }
         resync.refill(now, rate);
         for (chunk, copy) in &mut resync.active {
-            if let ChunkCopy::Hashing { asked } = copy {
-                if now.since(*asked) >= RESYNC_RETRY {
-                    *asked = now;
-                    let message = Message::HashChunk { epoch, run: resync.run, chunk: *chunk };
-                    cx.send(peer.disk, peer.incarnation, message);
-                }
+            if let ChunkCopy::Hashing { asked } = copy
+                && now.since(*asked) >= RESYNC_RETRY
+            {
+                *asked = now;
+                let message = Message::HashChunk { epoch, run: resync.run, chunk: *chunk };
+                cx.send(peer.disk, peer.incarnation, message);
             }
         }
         while resync.active.len() < RESYNC_PARALLEL_CHUNKS {

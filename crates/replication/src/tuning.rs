@@ -12,6 +12,8 @@ pub const PROMISE_PATIENCE: Duration = Duration::from_secs(3);
 pub const LEVEL_WAIT: Duration = Duration::from_millis(400);
 /// A request for a set change is repeated while the map does not show a newer set.
 pub const CHANGE_RETRY: Duration = Duration::from_millis(400);
+/// The wait doubles this often: 6.4 s between requests that are refused again and again.
+pub const MAX_BACKOFF_DOUBLINGS: u32 = 4;
 /// A flush asks silent members again after this long.
 pub const SYNC_RETRY: Duration = Duration::from_millis(500);
 /// A flush that a member's disk does not finish is refused after this long; the client tries again, and what was synced

@@ -1,11 +1,11 @@
 //! Entries that are sequenced and not yet acknowledged by every member that counts: who waits for them, and which blocks
 //! they change. Resync copies are not in it: they change nothing that a reader of the primary could see.
 
-use crate::events::RequestToken;
 use crate::actions::Reply;
+use crate::events::RequestToken;
 use crate::locks::Scope;
 use std::collections::VecDeque;
-use weft_types::{AckMode, LogPosition, ObjectId, SessionId, OperationId};
+use weft_types::{AckMode, LogPosition, ObjectId, OperationId, SessionId};
 
 /// A client that waits for an entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,11 +67,7 @@ impl Window {
     /// Position of the last entry after `readable` that changes what `scope` covers (design 5.6).
     pub fn last_conflict(&self, scope: Scope, readable: LogPosition) -> Option<LogPosition> {
         let next = self.entries.partition_point(|e| e.position <= readable);
-        self.entries
-            .range(next..)
-            .rev()
-            .find(|e| e.scope.is_some_and(|s| s.conflicts(scope)))
-            .map(|e| e.position)
+        self.entries.range(next..).rev().find(|e| e.scope.is_some_and(|s| s.conflicts(scope))).map(|e| e.position)
     }
 
     /// The entry of an operation, among those after `after`.

@@ -1,9 +1,9 @@
 //! Random runs: clients, faults, then healing; afterwards every oracle is asked.
 
+use super::Random;
 use super::meta::disk;
 use super::oracle::{Interval, Register};
 use super::world::{PG, World};
-use super::Random;
 use crate::{ClientRequest, Mutant, Reply, RequestToken};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -19,9 +19,19 @@ const HALF: usize = BLOCK_SIZE / 2;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Write { value: u64, chunk: u32, block: u16, halves: std::ops::Range<u16> },
-    Read { chunk: u32, block: u16 },
-    Flush { covers: BTreeMap<Place, Vec<u64>> },
+    Write {
+        value: u64,
+        chunk: u32,
+        block: u16,
+        halves: std::ops::Range<u16>,
+    },
+    Read {
+        chunk: u32,
+        block: u16,
+    },
+    Flush {
+        covers: BTreeMap<Place, Vec<u64>>,
+    },
     /// On an object that only convergence is asked of.
     Churn(u64),
 }
@@ -197,8 +207,7 @@ impl Clients {
                 let op = self.choose(now_us);
                 let operation = self.operations.entry(self.threads[at].session).or_default();
                 *operation += 1;
-                let running =
-                    Running { op, operation: *operation, start_us: now_us, tokens: Vec::new(), retry_us: 0 };
+                let running = Running { op, operation: *operation, start_us: now_us, tokens: Vec::new(), retry_us: 0 };
                 self.threads[at].op = Some(running);
             }
             let due = self.threads[at].op.as_ref().is_some_and(|r| now_us >= r.retry_us);
@@ -341,7 +350,8 @@ impl Nemesis {
             16 => world.lose_changes = !world.lose_changes,
             17 => {
                 let to = world.meta.record.members.iter().find(|m| m.is_level() && m.disk == disk(node));
-                if to.is_some() && world.meta.record.primary != Some(disk(node)) && world.meta.record.primary.is_some() {
+                if to.is_some() && world.meta.record.primary != Some(disk(node)) && world.meta.record.primary.is_some()
+                {
                     world.meta.begin_move(disk(node));
                     world.broadcast_map();
                 }
@@ -355,8 +365,8 @@ impl Nemesis {
 pub fn run(seed: u64, faults: Faults, mutant: Option<Mutant>) -> Result<u64, String> {
     let members = 3 + seed % 2;
     let mut world = World::new(seed, members, 3, mutant);
-    world.trim_percent = if seed % 3 == 0 { 0 } else { 10 };
-    world.read_us = if seed % 5 == 0 { 3000 } else { 100 };
+    world.trim_percent = if seed.is_multiple_of(3) { 0 } else { 10 };
+    world.read_us = if seed.is_multiple_of(5) { 3000 } else { 100 };
     let mut clients = Clients::new(seed);
     let mut nemesis = Nemesis { random: Random(seed ^ 0xfa11), faults, next_us: 300_000 };
     while world.now_ms() < 8_000 {
@@ -384,8 +394,7 @@ pub fn run(seed: u64, faults: Faults, mutant: Option<Mutant>) -> Result<u64, Str
         if world.now_ms() > deadline {
             let record = &world.meta.record;
             let open: Vec<_> = clients.threads.iter().filter_map(|t| t.op.as_ref()).map(|r| &r.op).collect();
-            let status: Vec<_> =
-                world.nodes.values().map(|n| n.replica.as_ref().map(crate::Replica::status)).collect();
+            let status: Vec<_> = world.nodes.values().map(|n| n.replica.as_ref().map(crate::Replica::status)).collect();
             return Err(format!("does not settle: {record:?}\n{status:#?}\n{open:?}"));
         }
     }
@@ -492,7 +501,8 @@ fn random_runs_with_power_loss_keep_what_was_flushed_and_converge() {
 /// Random runs find these without being told where to look; the other planted bugs are caught by scenarios.
 #[test]
 fn random_runs_catch_planted_bugs() {
-    let caught = |mutant, faults, seed| !matches!(std::panic::catch_unwind(|| run(seed, faults, Some(mutant))), Ok(Ok(_)));
+    let caught =
+        |mutant, faults, seed| !matches!(std::panic::catch_unwind(|| run(seed, faults, Some(mutant))), Ok(Ok(_)));
     assert!(caught(Mutant::OneSidedDelta, Faults::Crashes, 7));
     assert!(caught(Mutant::NoDedupe, Faults::Crashes, 8));
 }

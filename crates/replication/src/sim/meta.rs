@@ -40,13 +40,10 @@ impl Meta {
             disk: DiskId(u128::from(n)),
             node: NodeId(n),
             incarnation: Incarnation(1),
-            state: if n <= in_sync {
-                MemberState::InSync { lossy: false, behind: false }
-            } else {
-                MemberState::Out
-            },
+            state: if n <= in_sync { MemberState::InSync { lossy: false, behind: false } } else { MemberState::Out },
         };
-        let node = |n| (NodeId(n), Node { incarnation: Incarnation(1), live: true, heard_ms: 0, applied: MapVersion(0) });
+        let node =
+            |n| (NodeId(n), Node { incarnation: Incarnation(1), live: true, heard_ms: 0, applied: MapVersion(0) });
         Self {
             version: MapVersion(1),
             record: PgRecord {
@@ -200,9 +197,10 @@ impl Meta {
     }
 
     pub fn change(&mut self, request: &ChangeSetRequest) {
-        let known = self.record.primary_member().is_some_and(|m| {
-            m.disk == request.requester && m.incarnation == request.incarnation
-        });
+        let known = self
+            .record
+            .primary_member()
+            .is_some_and(|m| m.disk == request.requester && m.incarnation == request.incarnation);
         if !known || request.epoch != self.record.epoch || request.set_version != self.record.set_version {
             self.refused += 1;
             return;
@@ -256,10 +254,10 @@ impl Meta {
                     // A dead member leaves in the same step (design 5.3).
                     let live: BTreeSet<NodeId> = self.nodes.iter().filter(|(_, n)| n.live).map(|(id, _)| *id).collect();
                     let dead = self.record.members.iter().find(|m| m.is_in_sync() && !live.contains(&m.node));
-                    if let Some(dead) = dead.map(|m| m.disk) {
-                        if let Some(member) = self.find(dead) {
-                            member.state = MemberState::Out;
-                        }
+                    if let Some(dead) = dead.map(|m| m.disk)
+                        && let Some(member) = self.find(dead)
+                    {
+                        member.state = MemberState::Out;
                     }
                 }
                 promoted
@@ -268,6 +266,13 @@ impl Meta {
                 let level_live = self.record.members.iter().any(|m| m.is_level() && self.live(m.node));
                 let granted = *from == self.record.loss_generation && !level_live;
                 if granted {
+                    // The requester has made the longest lossy log its own; whoever else there is, is behind.
+                    for member in &mut self.record.members {
+                        if let MemberState::InSync { lossy, behind } = &mut member.state {
+                            *behind = member.disk != request.requester;
+                            *lossy &= *behind;
+                        }
+                    }
                     self.record.loss_generation = self.record.loss_generation.next();
                 }
                 granted

@@ -260,7 +260,8 @@ fn interrupted_resync() {
             world.feed(A, Event::ResyncRate { bytes_per_second: 1 });
             world.start(C, true);
             // The first copies fit the first allowance; keep the others back.
-            let lost: fn(&Envelope) -> bool = |e| matches!(&e.message, Message::ChunkHashed { chunk, .. } if chunk.index.0 > 1);
+            let lost: fn(&Envelope) -> bool =
+                |e| matches!(&e.message, Message::ChunkHashed { chunk, .. } if chunk.index.0 > 1);
             world.lose = Some(Box::new(lost));
             world.run_ms(700);
             put(&mut world, 300, (9, 0), 3)?;
@@ -455,9 +456,9 @@ fn one_sided_delta() {
                 world.nodes.get_mut(&node).unwrap().store.trim();
             }
             heal_and_converge(&mut world)?;
-            let to_a = world.meta.begin_move(disk(A));
+            world.meta.begin_move(disk(A));
             world.broadcast_map();
-            let () = to_a;
+            let () = ();
             holds("A leads", world.run_until(5000, |w| w.meta.record.primary == Some(disk(A))))?;
             expect("the ghost", value_at(&mut world, (7, 0))?, 5)
         },
@@ -470,8 +471,7 @@ fn deleted_chunks_stay_deleted() {
     for forget in [false, true] {
         let mut world = serving(3, 3, None);
         stale_c(&mut world, 3).unwrap();
-        let delete =
-            ClientRequest::DeleteObject { map_version: world.meta.version, origin: None, object: ObjectId(1) };
+        let delete = ClientRequest::DeleteObject { map_version: world.meta.version, origin: None, object: ObjectId(1) };
         insist(&mut world, &delete).unwrap();
         put(&mut world, 500, (1, 4096), 9).unwrap();
         if forget {
@@ -649,6 +649,27 @@ fn flush_old_watermark() {
     // Whatever is durable in the new epoch, the answer names the later loss generation: EIO at the client.
     assert_eq!(insist(&mut world, &flush_of(S)), Ok(Reply::Flushed(LossGeneration(1))));
     heal_and_converge(&mut world).unwrap();
+}
+
+#[test]
+fn the_longest_lossy_log_wins() {
+    for longest in [A, B, C] {
+        let mut world = serving(3, 3, None);
+        for operation in 1..20 {
+            put(&mut world, operation, (0, 0), operation).unwrap();
+        }
+        let store = &mut world.nodes.get_mut(&longest).unwrap().store;
+        store.synced(store.record_count());
+        for node in [A, B, C] {
+            world.power_off(node);
+        }
+        for node in [A, B, C] {
+            world.start(node, false);
+        }
+        assert_eq!(value_at(&mut world, (0, 0)), Ok(19), "{longest}");
+        assert_eq!(world.meta.record.loss_generation, LossGeneration(1));
+        heal_and_converge(&mut world).unwrap();
+    }
 }
 
 #[test]
@@ -851,7 +872,9 @@ fn a_member_that_was_not_levelled_does_not_lead() {
             world.crash(A);
             world.meta.node_dead(A);
             world.broadcast_map();
-            let led = |w: &World| w.meta.record.primary == Some(disk(C)) && w.meta.record.levelled_epoch == w.meta.record.epoch;
+            let led = |w: &World| {
+                w.meta.record.primary == Some(disk(C)) && w.meta.record.levelled_epoch == w.meta.record.epoch
+            };
             holds("C leads", world.run_until(4000, led))?;
             world.crash(C);
             world.meta.node_dead(C);
@@ -963,7 +986,8 @@ fn damaged_bytes_are_refused_at_both_ends() {
     }
     assert_eq!(ask(&mut world, damaged, 500), Some(Err(DataError::Malformed)));
     // On the way to a backup: refused there, sent again from the primary's journal.
-    world.keep = Some(Box::new(|e| between(A, B, e) && matches!(&e.message, Message::Append(a) if !a.entries.is_empty())));
+    world.keep =
+        Some(Box::new(|e| between(A, B, e) && matches!(&e.message, Message::Append(a) if !a.entries.is_empty())));
     let token = world.request(write_of(S, 2, 0, (0, 0), 6));
     world.run_ms(5);
     world.keep = None;

@@ -192,10 +192,10 @@ impl State {
                 self.log.retain(|e| e.header.position <= *after);
                 self.effects.retain(|e| e.header.position <= *after);
                 self.history.retain(|p| p.epoch <= after.epoch);
-                if let Some(last) = self.history.last_mut() {
-                    if *last > *after {
-                        *last = *after;
-                    }
+                if let Some(last) = self.history.last_mut()
+                    && *last > *after
+                {
+                    *last = *after;
                 }
                 self.end = *after;
                 self.rebuild();
@@ -334,11 +334,12 @@ impl StoreView for ModelStore {
     }
 
     fn dedupe_table(&self) -> Vec<SessionRecords> {
-        let record = |(session, (low_water, operations)): (&SessionId, &(OperationId, BTreeMap<_, _>))| SessionRecords {
-            session: *session,
-            low_water: *low_water,
-            operations: operations.iter().map(|(o, p)| (*o, *p)).collect(),
-        };
+        let record =
+            |(session, (low_water, operations)): (&SessionId, &(OperationId, BTreeMap<_, _>))| SessionRecords {
+                session: *session,
+                low_water: *low_water,
+                operations: operations.iter().map(|(o, p)| (*o, *p)).collect(),
+            };
         self.state.dedupe.iter().map(record).collect()
     }
 

@@ -448,7 +448,7 @@ impl World {
                     if trim {
                         sim.store.trim();
                     }
-                    if self.now_us % 4 == 0 {
+                    if self.now_us.is_multiple_of(4) {
                         self.sync(node);
                     }
                     self.feed(node, Event::Tick);
@@ -464,7 +464,8 @@ impl World {
     }
 
     fn synced(&mut self, node: NodeId, incarnation: Incarnation, records: usize) {
-        let Some(sim) = self.nodes.get_mut(&node).filter(|s| s.incarnation == incarnation && s.replica.is_some()) else {
+        let Some(sim) = self.nodes.get_mut(&node).filter(|s| s.incarnation == incarnation && s.replica.is_some())
+        else {
             return;
         };
         sim.store.synced(records);
