@@ -249,6 +249,20 @@ impl<D: Disk> Store<D> {
         })
     }
 
+    /// The latest truncate generation that the group knows of an object; `None` when it holds no chunk of it. Asked once
+    /// per write, so it looks at one chunk only: a truncation reaches every chunk that exists and later writes carry its
+    /// generation, so all of them agree.
+    #[must_use]
+    pub fn object_generation(&self, pg: PgId, object: ObjectId) -> Option<TruncateGeneration> {
+        let group = self.groups.get(&pg)?;
+        let first = ChunkId { object, index: ChunkIndex(0) };
+        let last = ChunkId { object, index: ChunkIndex(u32::MAX) };
+        let in_files = group.chunks.range(first..=last).map(|(chunk, _)| *chunk);
+        let in_journal = group.overlay.range(first..=last).map(|(chunk, _)| *chunk);
+        let existing = |chunk: ChunkId| Some(group.summary(chunk)).filter(|summary| summary.exists);
+        in_files.chain(in_journal).find_map(existing).map(|summary| summary.generation)
+    }
+
     /// Blocks of an object that are present. Reads trailers of chunks with journalled changes.
     ///
     /// # Errors

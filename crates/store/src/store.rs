@@ -15,6 +15,7 @@ use crate::record::Kind;
 use crate::state::{DedupeTable, GroupSnapshot, JournalPosition, ReplicaState};
 use crate::superblock::{self, Identity, Superblock};
 use serde::Serialize;
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use weft_types::{ChunkSize, Effect, Entry, EntryHeader, LogPosition, PgId, SessionId, VolumeId};
@@ -207,14 +208,14 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     /// When they do not follow the log's end, are malformed, or the journal is full; nothing has changed then.
-    pub fn append(&mut self, pg: PgId, entries: &[Entry]) -> Result<JournalMark> {
+    pub fn append<E: Borrow<Entry>>(&mut self, pg: PgId, entries: &[E]) -> Result<JournalMark> {
         self.check()?;
         let mut bodies = std::mem::take(&mut self.scratch);
         bodies.clear();
         let group = self.group(pg)?;
         let mut end = group.end;
         let mut sizes = Vec::with_capacity(entries.len());
-        for entry in entries {
+        for entry in entries.iter().map(Borrow::borrow) {
             check_entry(group, entry, end)?;
             end = entry.header.position;
             let from = bodies.len();
@@ -225,7 +226,7 @@ impl<D: Disk> Store<D> {
             })?;
             sizes.push(bodies.len() - from);
         }
-        let records = entries.iter().zip(&sizes);
+        let records = entries.iter().map(Borrow::borrow).zip(&sizes);
         let bytes = |(entry, body): (&Entry, &usize)| {
             crate::record::padded((crate::record::HEADER_BYTES + body + entry.data.len()) as u64)
         };
@@ -241,9 +242,15 @@ impl<D: Disk> Store<D> {
         result
     }
 
-    fn append_encoded(&mut self, pg: PgId, entries: &[Entry], bodies: &[u8], sizes: &[usize]) -> Result<JournalMark> {
+    fn append_encoded<E: Borrow<Entry>>(
+        &mut self,
+        pg: PgId,
+        entries: &[E],
+        bodies: &[u8],
+        sizes: &[usize],
+    ) -> Result<JournalMark> {
         let mut rest = bodies;
-        for (entry, size) in entries.iter().zip(sizes) {
+        for (entry, size) in entries.iter().map(Borrow::borrow).zip(sizes) {
             let (body, after) = rest.split_at(*size);
             rest = after;
             let put = self.journal.put(&NewRecord { kind: Kind::Entry, pg, body, data: &entry.data });
