@@ -76,6 +76,14 @@ impl Checkpointing {
         store.finish_checkpoint(outcome)
     }
 
+    /// Waits for the running checkpoint; how it ended is of no use to anybody any more.
+    pub(super) fn wait(&mut self) {
+        if self.running {
+            let _ = self.outcomes.recv_timeout(BLOCKING_WAIT);
+            self.running = false;
+        }
+    }
+
     /// Waits for the running checkpoint, then runs another one, here.
     pub(super) fn run_blocking(&mut self, store: &mut Store<NodeDisk>) -> Result<(), StoreError> {
         if self.running {
@@ -96,6 +104,8 @@ impl DataNode {
         self.counters.checkpoints += 1;
         self.on_disk(done.disk, |disk| {
             disk.checkpointing.finish(&mut disk.store)?;
+            disk.measure_journal();
+            disk.checkpointing.start_if_due(done.disk, &mut disk.store)?;
             Ok(Vec::<(GroupKey, Event)>::new())
         });
     }

@@ -39,6 +39,8 @@ pub struct OpenedDisk {
 #[derive(Default)]
 pub struct OpenedDisks {
     pub(super) disks: Vec<OpenedDisk>,
+    /// Broken ones, and why they were left out.
+    pub(super) left_out: Vec<String>,
 }
 
 impl OpenedDisks {
@@ -84,25 +86,47 @@ pub fn format_disk(
     Ok(id)
 }
 
-/// Opens and recovers every disk, and finds out what can be proven of how its last run ended. Blocks.
+/// Opens and recovers every disk, and finds out what can be proven of how its last run ended. Blocks. A disk that is
+/// broken (marked as failed, or corrupt) is left out as long as another one is left: its node goes on without it.
 ///
 /// # Errors
-/// When one of them cannot be used; the error names it.
+/// When one of them is not ours or cannot be looked at, or all are broken; the error names it.
 pub fn open_disks(
     paths: &[PathBuf],
     cluster: ClusterId,
     config: &StoreConfig,
 ) -> Result<OpenedDisks, OpenDiskError> {
     let mut opened = OpenedDisks::default();
+    let mut broken = None;
     for path in paths {
-        let disk = open_disk(path, cluster, config)?;
+        let disk = match open_disk(path, cluster, config) {
+            Ok(disk) => disk,
+            Err(OpenDiskError::Store(error)) if is_broken(&error) => {
+                tracing::error!(path = %path.display(), %error, "the node goes on without this disk");
+                opened.left_out.push(error.to_string());
+                broken.get_or_insert(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if let Some(twin) = opened.disks.iter().find(|other| other.id == disk.id) {
             let (first, second) = (twin.path.clone(), path.clone());
             return Err(OpenDiskError::Twice { disk: disk.id, first, second });
         }
         opened.disks.push(disk);
     }
-    Ok(opened)
+    match broken {
+        Some(error) if opened.disks.is_empty() => Err(error.into()),
+        _ => Ok(opened),
+    }
+}
+
+/// What only a new disk can help.
+const fn is_broken(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::MarkedFailed { .. } | StoreError::JournalCorrupt { .. } | StoreError::Corrupt { .. }
+    )
 }
 
 fn open_disk(path: &Path, cluster: ClusterId, config: &StoreConfig) -> Result<OpenedDisk, OpenDiskError> {

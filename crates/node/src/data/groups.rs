@@ -170,13 +170,12 @@ impl DataNode {
             return Err(StoreError::Poisoned { reason: "the node has stopped".to_owned() });
         }
         let began = Instant::now();
-        let owned: Vec<Entry> = entries.iter().map(|entry| Entry::clone(entry)).collect();
-        let mut result = self.store(key)?.append(key.pg, &owned);
+        let mut result = self.store(key)?.append(key.pg, entries);
         if matches!(result, Err(StoreError::JournalFull { .. })) {
             // What is sequenced is never refused (design 5.10): wait for the checkpoint, here, with everything else.
             self.counters.checkpoint_waits += 1;
             self.checkpoint_now(key.disk)?;
-            result = self.store(key)?.append(key.pg, &owned);
+            result = self.store(key)?.append(key.pg, entries);
         }
         result?;
         self.dirty(key);

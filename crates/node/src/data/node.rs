@@ -109,6 +109,7 @@ impl DataNode {
         for disk in opened.disks {
             disks.insert(disk.id, LocalDisk::new(disk, completed)?);
         }
+        let unsent = opened.left_out.into_iter().map(ToControl::Event).collect();
         let readers = Workers::start("weft-read", READ_THREADS, MAX_QUEUED_READS, completed)?;
         Ok(Self {
             settings,
@@ -136,7 +137,7 @@ impl DataNode {
             ready: VecDeque::new(),
             actions: Vec::new(),
             to_control,
-            unsent: VecDeque::new(),
+            unsent,
             status,
             turn_began: None,
         })

@@ -10,7 +10,7 @@ use super::lease::boot_time;
 use super::node::{DataNode, Shared, Stage};
 use super::peers::Dialers;
 use super::repair::{self, REPAIR_SESSION};
-use super::waiting::{Full, delay_under_pressure};
+use super::waiting::{Full, delay_under_pressure, must_wait};
 use crate::data::groups::GroupKey;
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -23,7 +23,7 @@ use weft_proto::data::{DataReply, DataRequest};
 use weft_proto::frame::{Refusal, Service};
 use weft_proto::hello::{Hello, HelloRole};
 use weft_proto::replication::{Envelope, Message as PeerMessage};
-use weft_replication::{ClientRequest, Event, Reply, RequestToken};
+use weft_replication::{ClientRequest, Event, Reply, RequestToken, TICK_INTERVAL};
 use weft_transport::dialer::DialTarget;
 use weft_transport::{
     CloseReason, Connection, Endpoint, Handler, Message, PeerHandle, PeerRole, Replier,
@@ -242,6 +242,19 @@ impl Server {
         self.node.borrow_mut().stage = Stage::Stopped;
     }
 
+    /// Lets go of disks and connections. Connections know their handler and the handler knows connections, so nobody
+    /// else would.
+    pub(super) fn dismantle(&self) {
+        self.disconnect();
+        let mut node = self.node.borrow_mut();
+        node.dismantle();
+        let links = std::mem::take(&mut node.peers);
+        let requests = std::mem::take(&mut node.requests);
+        drop(node);
+        drop((links, requests));
+        self.links.borrow_mut().clear();
+    }
+
     pub(super) fn disconnect(&self) {
         if let Some(accepting) = self.accepting.borrow_mut().take() {
             accepting.abort();
@@ -351,16 +364,30 @@ impl DataNode {
 
     /// A write to a disk whose journal is filling up is held back (design 6).
     fn slowing(&self, request: &Request) -> Option<std::time::Duration> {
+        delay_under_pressure(self.pressure(request)?)
+    }
+
+    /// How full the journal is that a write goes to.
+    fn pressure(&self, request: &Request) -> Option<f64> {
         if request.kind() != Kind::Write {
             return None;
         }
         let disk = self.leading.get(&request.pg()?)?;
-        delay_under_pressure(self.disks.get(disk)?.store.journal_pressure().fraction())
+        Some(self.disks.get(disk)?.journal_share())
     }
 
     pub(super) fn release_waiting(&mut self) {
         for request in self.waiting.released(self.applied(), boot_time()) {
-            self.start(request);
+            let full = self.pressure(&request).is_some_and(must_wait);
+            if full && request.received.elapsed() < MAP_WAIT_TIMEOUT {
+                let bytes = request.payload.len();
+                let held = self.waiting.for_time(boot_time() + TICK_INTERVAL, bytes, request);
+                self.refuse_overloaded(held);
+            } else if full {
+                self.refuse_request(request, DataError::NotServing { reason: NotServing::Overloaded });
+            } else {
+                self.start(request);
+            }
         }
     }
 

@@ -37,6 +37,7 @@ pub(super) struct LocalDisk {
     failed: Option<String>,
     sync: Syncing,
     space_asked: Instant,
+    journal_share: f64,
 }
 
 struct Syncing {
@@ -76,7 +77,11 @@ impl LocalDisk {
             saves: VecDeque::new(),
         };
         let checkpointing = Checkpointing::new(completed)?;
-        Ok(Self { path, disk, store, checkpointing, id, cache_life, failed: None, sync, space_asked: now })
+        let failed = None;
+        let mut disk =
+            Self { path, disk, store, checkpointing, id, cache_life, failed, sync, space_asked: now, journal_share: 0.0 };
+        disk.measure_journal();
+        Ok(disk)
     }
 
     /// Why it is not used any more.
@@ -89,6 +94,26 @@ impl LocalDisk {
         let news = self.failed.is_none();
         self.failed.get_or_insert_with(|| why.to_owned());
         news
+    }
+
+    /// Share of the journal in use. The store walks its groups for it, so it is measured a few times per second and not
+    /// per write.
+    pub(super) const fn journal_share(&self) -> f64 {
+        self.journal_share
+    }
+
+    pub(super) fn measure_journal(&mut self) {
+        self.journal_share = self.store.journal_pressure().fraction();
+    }
+
+    /// Waits for jobs on other threads that still touch the disk. The end of the thread.
+    fn finish_jobs(&mut self) {
+        if self.sync.running {
+            // How it ended is of no use to anybody any more.
+            let _ = self.sync.outcomes.recv_timeout(BLOCKING_WAIT);
+            self.sync.running = false;
+        }
+        self.checkpointing.wait();
     }
 
     pub(super) fn note_dirty(&mut self, pg: PgId) {
@@ -220,9 +245,20 @@ impl DataNode {
                 disk.space_asked = Instant::now();
                 disk.store.refresh_space()?;
             }
+            disk.measure_journal();
             disk.checkpointing.start_if_due(disk.id, &mut disk.store)?;
             Ok(Vec::new())
         });
+    }
+
+    /// Lets go of everything, so that nothing of this run touches a disk afterwards and its lock is free.
+    pub(super) fn dismantle(&mut self) {
+        self.stage = Stage::Stopped;
+        for disk in self.disks.values_mut() {
+            disk.finish_jobs();
+        }
+        self.groups.clear();
+        self.disks.clear();
     }
 
     /// Notes on every disk who appends from now on (design 5.4).

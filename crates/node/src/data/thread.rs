@@ -136,6 +136,7 @@ fn run(
             return None;
         }
         let answer = serve(&server, to_data, completions).await;
+        server.dismantle();
         endpoint.close("the node is stopping").await;
         answer
     });

@@ -107,7 +107,10 @@ impl StoreView for GroupView<'_> {
     }
 
     fn credits_bytes(&self) -> u64 {
-        self.store.credits()
+        // Only what the filesystem has room for. A journal that is short of room is emptied by the next checkpoint: writers
+        // wait for that (see `waiting`), and must not be told that the disk is full.
+        let space = self.store.space();
+        space.free_bytes.saturating_sub(space.reserved_bytes)
     }
 
     fn has_chunk(&self, chunk: ChunkId) -> bool {
@@ -160,6 +163,6 @@ impl StoreView for GroupView<'_> {
     }
 
     fn object_generation(&self, object: ObjectId) -> Option<TruncateGeneration> {
-        self.store.object_end(self.pg, object).map(|end| end.generation)
+        self.store.object_generation(self.pg, object)
     }
 }

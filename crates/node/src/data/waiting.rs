@@ -106,9 +106,10 @@ impl<T> Waiting<T> {
     }
 }
 
-/// Share of the journal in use from which writers are slowed down, and above which they all but stop.
+/// Share of the journal in use from which writers are slowed down, and from which they wait. What is left above is for
+/// what is sequenced already, here and at other primaries.
 const SLOW_FROM: f64 = 0.6;
-const SLOWEST_AT: f64 = 0.9;
+const STOP_AT: f64 = 0.8;
 /// The delay of a write when the journal is all but full: long against a write, short against any timeout.
 const LONGEST_DELAY: Duration = Duration::from_millis(100);
 
@@ -119,8 +120,14 @@ pub(super) fn delay_under_pressure(fraction: f64) -> Option<Duration> {
     if fraction <= SLOW_FROM {
         return None;
     }
-    let share = ((fraction - SLOW_FROM) / (SLOWEST_AT - SLOW_FROM)).min(1.0);
+    let share = ((fraction - SLOW_FROM) / (STOP_AT - SLOW_FROM)).min(1.0);
     Some(LONGEST_DELAY.mul_f64(share * share))
+}
+
+/// Whether a write has to wait whatever it has waited already.
+#[must_use]
+pub(super) fn must_wait(fraction: f64) -> bool {
+    fraction >= STOP_AT
 }
 
 #[cfg(test)]
@@ -168,8 +175,9 @@ mod tests {
     fn writers_are_slowed_gradually() {
         assert_eq!(delay_under_pressure(0.6), None);
         let some = delay_under_pressure(0.7).unwrap();
-        let more = delay_under_pressure(0.8).unwrap();
-        assert!(some < more && more < LONGEST_DELAY);
+        let more = delay_under_pressure(0.75).unwrap();
+        assert!(some < more && more <= LONGEST_DELAY);
+        assert!(!must_wait(0.7) && must_wait(0.8));
         assert_eq!(delay_under_pressure(2.0), Some(LONGEST_DELAY));
     }
 }
