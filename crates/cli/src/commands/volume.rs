@@ -291,11 +291,6 @@ impl Health {
     }
 
     #[must_use]
-    pub const fn is_full(&self) -> bool {
-        self.full == self.groups
-    }
-
-    #[must_use]
     pub fn summary(&self) -> String {
         if self.down > 0 {
             format!("{} of {} groups down", self.down, self.groups)

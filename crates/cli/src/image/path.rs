@@ -32,12 +32,6 @@ impl ImagePath {
         Ok(Self { volume: volume.to_owned(), directories: names, name })
     }
 
-    /// The directory's path as the client resolves it; empty for the volume's root.
-    #[must_use]
-    pub fn directory(&self) -> String {
-        self.directories.join("/")
-    }
-
     /// The path below the volume's root.
     #[must_use]
     pub fn within_volume(&self) -> String {
@@ -54,9 +48,10 @@ mod tests {
     #[test]
     fn a_volume_and_a_path_are_told_apart() {
         let path = ImagePath::parse("vms/a/b/disk.raw").unwrap();
-        assert_eq!((path.volume.as_str(), path.directory().as_str(), path.name.as_str()), ("vms", "a/b", "disk.raw"));
+        assert_eq!((path.volume.as_str(), path.name.as_str()), ("vms", "disk.raw"));
+        assert_eq!(path.directories, ["a", "b"]);
         assert_eq!(path.within_volume(), "a/b/disk.raw");
-        assert_eq!(ImagePath::parse("vms/x").unwrap().directory(), "");
+        assert!(ImagePath::parse("vms/x").unwrap().directories.is_empty());
     }
 
     #[test]

@@ -18,7 +18,6 @@ const SERVER_PATIENCE: Duration = Duration::from_secs(10);
 #[serde(rename_all = "kebab-case")]
 pub struct ImageInfo {
     pub format: String,
-    pub virtual_size: u64,
     #[serde(default)]
     pub backing_filename: Option<String>,
     #[serde(default)]
