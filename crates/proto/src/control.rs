@@ -164,4 +164,6 @@ pub enum SetChange {
     Promote { disk: DiskId },
     /// Only lossy logs are left and `LOSSLESS_WAIT` is over: the longest one is the log from now on.
     AcceptLoss { from: LossGeneration },
+    /// Only lossy logs are left, and the one that leads cannot take over the longest: let that member lead.
+    Yield { to: DiskId },
 }

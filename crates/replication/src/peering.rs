@@ -167,9 +167,9 @@ impl Primary {
     fn adopt(&mut self, cx: &mut Context<'_>, from: DiskId, end: LogPosition) {
         let Some(theirs) = self.peers.iter().find(|p| p.disk == from).and_then(promised) else { return };
         let common = last_common(&cx.view.history(), &theirs.history);
-        // Neither can happen to a level primary: what is committed or trimmed is on every level member. A lossy one
-        // waits for a better primary; status says so.
         if common < theirs.start || (common < cx.core.log_end && common < cx.view.committed()) {
+            // Cannot happen to a level primary: what is committed or trimmed is on every level member.
+            self.ask(cx, SetChange::Yield { to: from });
             return;
         }
         if common < cx.core.log_end {

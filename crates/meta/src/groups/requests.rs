@@ -27,6 +27,7 @@ pub(crate) fn change_set(txn: &mut Txn<'_>, request: &ChangeSetRequest) -> Resul
         SetChange::BeginSync { disk } => begin_sync(&mut pg, *disk, &live)?,
         SetChange::Promote { disk } => promote(&mut pg, *disk, &live)?,
         SetChange::AcceptLoss { from } => accept_loss(&mut pg, request.requester, *from, &live)?,
+        SetChange::Yield { to } => yield_to(&mut pg, request.requester, *to, &live)?,
     }
     settle(&mut pg, &live, Reign::Keep);
     if matches!(request.change, SetChange::Levelled { .. }) {
@@ -162,6 +163,21 @@ fn accept_loss(pg: &mut PgRecord, primary: DiskId, from: LossGeneration, live: &
         }
     }
     pg.loss_generation = pg.loss_generation.next();
+    Ok(())
+}
+
+/// The longest lossy log wins (design 5.4), also when the journals no longer join it to the log of whoever leads.
+fn yield_to(pg: &mut PgRecord, primary: DiskId, to: DiskId, live: &Liveness) -> Result<(), SetRefusal> {
+    if pg.members.iter().any(|m| m.is_level() && live.is_live(m)) {
+        return Err(SetRefusal::LevelMemberLive);
+    }
+    if to == primary {
+        return Err(SetRefusal::RemovesItself);
+    }
+    if !live_member(pg, to, live)?.is_in_sync() {
+        return Err(SetRefusal::NotInSync(to));
+    }
+    enthrone(pg, Some(to));
     Ok(())
 }
 

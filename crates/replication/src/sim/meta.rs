@@ -262,6 +262,15 @@ impl Meta {
                 }
                 promoted
             }
+            SetChange::Yield { to } => {
+                let level_live = self.record.members.iter().any(|m| m.is_level() && self.live(m.node));
+                let able = self.record.member(*to).is_some_and(|m| m.is_in_sync() && self.live(m.node));
+                if able && !level_live {
+                    self.record.primary = Some(*to);
+                    self.record.epoch = self.record.epoch.next();
+                }
+                able && !level_live
+            }
             SetChange::AcceptLoss { from } => {
                 let level_live = self.record.members.iter().any(|m| m.is_level() && self.live(m.node));
                 let granted = *from == self.record.loss_generation && !level_live;

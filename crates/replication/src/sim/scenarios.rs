@@ -673,6 +673,29 @@ fn the_longest_lossy_log_wins() {
 }
 
 #[test]
+fn a_lossy_primary_that_cannot_take_over_the_longest_log_lets_its_member_lead() {
+    let mut world = serving(3, 3, None);
+    for operation in 1..20 {
+        put(&mut world, operation, (0, 0), operation).unwrap();
+    }
+    for node in [B, C] {
+        let store = &mut world.nodes.get_mut(&node).unwrap().store;
+        store.synced(store.record_count());
+    }
+    // B's journal no longer reaches back to where A's ends.
+    world.nodes.get_mut(&B).unwrap().store.trim();
+    for node in [A, B, C] {
+        world.power_off(node);
+    }
+    for node in [A, B, C] {
+        world.start(node, false);
+    }
+    assert_eq!(value_at(&mut world, (0, 0)), Ok(19));
+    assert_eq!(world.meta.record.primary, Some(disk(B)));
+    heal_and_converge(&mut world).unwrap();
+}
+
+#[test]
 fn last_lossless() {
     let mut world = serving(3, 3, None);
     put(&mut world, 1, (0, 0), 5).unwrap();
