@@ -17,6 +17,8 @@
 //!
 //! A store's directory holds `log/`, `applied-N/` (sled), `snapshot.weft` and `lock`.
 
+#![allow(clippy::result_large_err, reason = "openraft's errors are large; they are made when Raft ends")]
+
 mod applied;
 mod error;
 mod files;

@@ -192,9 +192,11 @@ fn lock(shared: &Mutex<Tail>) -> MutexGuard<'_, Tail> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type ReadResult = Result<Vec<(u64, Vec<u8>)>, String>;
+
 enum Job {
     Write(Write, Done),
-    Read { range: Range<u64>, max_bytes: usize, reply: oneshot::Sender<Result<Vec<(u64, Vec<u8>)>, String>> },
+    Read { range: Range<u64>, max_bytes: usize, reply: oneshot::Sender<ReadResult> },
 }
 
 enum Write {
@@ -314,7 +316,7 @@ impl<D: Disk> LogThread<D> {
         .map_err(|error| error.to_string())
     }
 
-    fn read(&mut self, range: Range<u64>, max_bytes: usize) -> Result<Vec<(u64, Vec<u8>)>, String> {
+    fn read(&mut self, range: Range<u64>, max_bytes: usize) -> ReadResult {
         let mut found = Vec::new();
         let mut total = 0;
         let mut at = range.start;

@@ -83,6 +83,9 @@ fn length(bytes: usize, limit: u32) -> io::Result<u32> {
     })
 }
 
+/// Key and value.
+type Pair = (Vec<u8>, Vec<u8>);
+
 /// Reads a snapshot pair by pair.
 pub(crate) struct SnapshotReader<R> {
     input: BufReader<R>,
@@ -120,7 +123,7 @@ impl<R: Read> SnapshotReader<R> {
     }
 
     /// The next pair; `None` at the end, once the hash was found right. What was read before is to be believed only then.
-    pub(crate) fn next_pair(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, SnapshotError> {
+    pub(crate) fn next_pair(&mut self) -> Result<Option<Pair>, SnapshotError> {
         let mut first = [0; 4];
         take(&mut self.input, &mut self.hash, &mut first)?;
         let key_len = u32::from_le_bytes(first);

@@ -2,6 +2,7 @@
 
 mod crash;
 mod group;
+mod log;
 mod suite;
 
 use crate::group::{GroupConfig, OpenStore, Timing, create_store, open_store};
