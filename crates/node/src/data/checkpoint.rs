@@ -3,8 +3,8 @@
 //! Guarantees: one checkpoint at a time per disk, on its own thread; begun when the journal is filling up, and now and
 //! then when there is anything to apply. Must not know: how a checkpoint works.
 
-use super::groups::GroupKey;
 use super::disks::NodeDisk;
+use super::groups::GroupKey;
 use super::node::{Completion, DataNode};
 use super::syncing::BLOCKING_WAIT;
 use super::workers::Workers;

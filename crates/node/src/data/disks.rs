@@ -91,11 +91,7 @@ pub fn format_disk(
 ///
 /// # Errors
 /// When one of them is not ours or cannot be looked at, or all are broken; the error names it.
-pub fn open_disks(
-    paths: &[PathBuf],
-    cluster: ClusterId,
-    config: &StoreConfig,
-) -> Result<OpenedDisks, OpenDiskError> {
+pub fn open_disks(paths: &[PathBuf], cluster: ClusterId, config: &StoreConfig) -> Result<OpenedDisks, OpenDiskError> {
     let mut opened = OpenedDisks::default();
     let mut broken = None;
     for path in paths {
@@ -123,10 +119,7 @@ pub fn open_disks(
 
 /// What only a new disk can help.
 const fn is_broken(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::MarkedFailed { .. } | StoreError::JournalCorrupt { .. } | StoreError::Corrupt { .. }
-    )
+    matches!(error, StoreError::MarkedFailed { .. } | StoreError::JournalCorrupt { .. } | StoreError::Corrupt { .. })
 }
 
 fn open_disk(path: &Path, cluster: ClusterId, config: &StoreConfig) -> Result<OpenedDisk, OpenDiskError> {

@@ -11,7 +11,7 @@ use crate::bridge::ToControl;
 use std::sync::Arc;
 use std::time::Instant;
 use weft_proto::replication::Envelope;
-use weft_replication::{Action, Event, GroupMap, Reply, Replica, ReplicaConfig, Report, RequestToken};
+use weft_replication::{Action, Event, GroupMap, Replica, ReplicaConfig, Reply, Report, RequestToken};
 use weft_store::{Repaired, Store, StoreError};
 use weft_types::map::VolumeRecord;
 use weft_types::{BLOCK_SIZE, ChunkSize, DataError, DiskId, Entry, NodeId, ObjectId, PgId};
@@ -55,12 +55,8 @@ impl DataNode {
         }
         disk.store.register_volume(volume.id, volume.chunk_size)?;
         disk.store.create_pg(key.pg)?;
-        let config = ReplicaConfig {
-            pg: key.pg,
-            disk: key.disk,
-            node: self.settings.node,
-            incarnation: self.incarnation,
-        };
+        let config =
+            ReplicaConfig { pg: key.pg, disk: key.disk, node: self.settings.node, incarnation: self.incarnation };
         let view = GroupView { store: &disk.store, pg: key.pg };
         let replica = Replica::new(config, view.saved_state(), &view);
         let others = others(map, key.disk);

@@ -88,12 +88,7 @@ pub(super) struct Dialers {
 
 impl Dialers {
     /// Dials whom the map names anew, forgets whom it names no more.
-    pub(super) fn follow(
-        &mut self,
-        own: NodeId,
-        map: &ClusterMap,
-        dial: impl Fn(NodeId, SocketAddr) -> PeerHandle,
-    ) {
+    pub(super) fn follow(&mut self, own: NodeId, map: &ClusterMap, dial: impl Fn(NodeId, SocketAddr) -> PeerHandle) {
         // Two nodes that dialed each other would have two connections, and two orders.
         let wanted: BTreeMap<NodeId, SocketAddr> = map
             .nodes

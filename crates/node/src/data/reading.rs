@@ -4,9 +4,9 @@
 //! When the pool's queue is full the read runs here, which slows the node down and refuses nobody. Must not know: why
 //! somebody reads.
 
+use super::disks::NodeDisk;
 use super::groups::GroupKey;
 use super::node::{Completion, DataNode};
-use super::disks::NodeDisk;
 use super::scrub::ScrubRead;
 use super::workers::Workers;
 use std::time::Instant;

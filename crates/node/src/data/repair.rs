@@ -15,7 +15,7 @@ use super::server::{Answer, Kind, Pending};
 use crate::bridge::ToControl;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use weft_proto::data::{DataReply, DataRequest, ReadRequest};
 use weft_proto::frame::Service;
 use weft_replication::{ReadOutcome, Reply, RequestToken};
@@ -28,6 +28,8 @@ pub(super) const REPAIR_SESSION: SessionId = SessionId(0);
 /// Found and not yet worked on; what does not fit is found again in the next round.
 const MAX_QUEUED_REPAIRS: usize = 256;
 const MAX_REPAIRS_RUNNING: usize = 4;
+const REPAIR_ATTEMPTS: u32 = 10;
+const REPAIR_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RepairTask {
@@ -128,8 +130,21 @@ async fn run(shared: &Shared, task: RepairTask) {
     node.tell_control(ToControl::Event(text));
 }
 
-/// Good bytes, and from whom.
+/// Asks all members, again after a pause: just after a start nobody is connected yet.
 async fn fetch(shared: &Shared, task: RepairTask, expected: BlockHash) -> Option<(NodeId, bytes::Bytes)> {
+    for attempt in 0..REPAIR_ATTEMPTS {
+        if attempt > 0 {
+            tokio::time::sleep(REPAIR_PAUSE).await;
+        }
+        if let Some(found) = ask_members(shared, task, expected).await {
+            return Some(found);
+        }
+    }
+    None
+}
+
+/// Good bytes, and from whom.
+async fn ask_members(shared: &Shared, task: RepairTask, expected: BlockHash) -> Option<(NodeId, bytes::Bytes)> {
     let RepairTask { key, chunk, block, .. } = task;
     let (request, members) = {
         let node = shared.borrow();
@@ -145,7 +160,8 @@ async fn fetch(shared: &Shared, task: RepairTask, expected: BlockHash) -> Option
     };
     for (_, member) in members {
         let Some(connection) = shared.borrow().peers.connection(member) else { continue };
-        let call = connection.call::<_, Result<DataReply, DataError>>(Service::Data, &request, (), DEFAULT_CALL_TIMEOUT);
+        let call =
+            connection.call::<_, Result<DataReply, DataError>>(Service::Data, &request, (), DEFAULT_CALL_TIMEOUT);
         let Ok((Ok(DataReply::Read), bytes)) = call.await else { continue };
         if bytes.len() == BLOCK_SIZE && block_hash(key.pg.volume, chunk, block, &bytes) == expected {
             return Some((member, bytes));

@@ -25,9 +25,7 @@ use weft_proto::hello::{Hello, HelloRole};
 use weft_proto::replication::{Envelope, Message as PeerMessage};
 use weft_replication::{ClientRequest, Event, Reply, RequestToken, TICK_INTERVAL};
 use weft_transport::dialer::DialTarget;
-use weft_transport::{
-    CloseReason, Connection, Endpoint, Handler, Message, PeerHandle, PeerRole, Replier,
-};
+use weft_transport::{CloseReason, Connection, Endpoint, Handler, Message, PeerHandle, PeerRole, Replier};
 use weft_types::error::NotServing;
 use weft_types::limits::{MAP_WAIT_TIMEOUT, MAX_IO_BYTES};
 use weft_types::{DataError, MapVersion, NodeId, OperationId, PgId, SessionId};
@@ -139,7 +137,8 @@ impl Request {
             DataRequest::Read(r) => {
                 (r.session != REPAIR_SESSION || from_node)
                     && self.payload.is_empty()
-                    && r.length_bytes > 0 && r.length_bytes as usize <= MAX_IO_BYTES
+                    && r.length_bytes > 0
+                    && r.length_bytes as usize <= MAX_IO_BYTES
             }
             DataRequest::Truncate(r) => self.payload.is_empty() && (r.origin.is_some() || from_node),
             DataRequest::DeleteObject { origin, .. } => self.payload.is_empty() && (origin.is_some() || from_node),

@@ -78,8 +78,18 @@ impl LocalDisk {
         };
         let checkpointing = Checkpointing::new(completed)?;
         let failed = None;
-        let mut disk =
-            Self { path, disk, store, checkpointing, id, cache_life, failed, sync, space_asked: now, journal_share: 0.0 };
+        let mut disk = Self {
+            path,
+            disk,
+            store,
+            checkpointing,
+            id,
+            cache_life,
+            failed,
+            sync,
+            space_asked: now,
+            journal_share: 0.0,
+        };
         disk.measure_journal();
         Ok(disk)
     }

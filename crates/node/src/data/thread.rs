@@ -255,4 +255,3 @@ fn control_message(server: &Rc<Server>, shared: &Shared, message: ToData) {
 fn begin_stop(shared: &Shared) {
     shared.borrow_mut().begin_stop();
 }
-

@@ -93,7 +93,12 @@ impl Client {
     }
 
     /// Until it is answered for good.
-    pub(super) async fn persist(&self, pg: PgId, request: impl Fn(MapVersion) -> DataRequest, payload: Bytes) -> Answer {
+    pub(super) async fn persist(
+        &self,
+        pg: PgId,
+        request: impl Fn(MapVersion) -> DataRequest,
+        payload: Bytes,
+    ) -> Answer {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let primary = self.cluster.map().pgs.iter().find(|r| r.pg == pg).and_then(|r| r.primary_member().copied());
@@ -140,6 +145,14 @@ impl Client {
 
     pub(super) async fn write(&self, chunk: ChunkId, offset: u32, bytes: &[u8]) {
         let origin = self.next_origin();
+        let request = |version| self.write_request(chunk, offset, bytes, origin, version);
+        let answer = self.persist(self.pg(chunk), request, Bytes::copy_from_slice(bytes)).await;
+        assert_eq!(answer.unwrap().0, DataReply::Written);
+    }
+
+    /// A write while others of the session are under way: the low-water mark stays.
+    pub(super) async fn write_among_others(&self, chunk: ChunkId, offset: u32, bytes: &[u8]) {
+        let origin = Origin { low_water: OperationId(0), ..self.next_origin() };
         let request = |version| self.write_request(chunk, offset, bytes, origin, version);
         let answer = self.persist(self.pg(chunk), request, Bytes::copy_from_slice(bytes)).await;
         assert_eq!(answer.unwrap().0, DataReply::Written);

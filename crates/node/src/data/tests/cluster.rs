@@ -93,10 +93,11 @@ impl Cluster {
         assert!(matches!(reply, CommandReply::Volume(_)), "{reply:?}");
         cluster.publish().await;
         cluster.renew_leases();
-        cluster.until("every group serves with three level members", |map| {
-            map.pgs.iter().all(|pg| pg.levelled_epoch == pg.epoch && pg.members.iter().all(|m| m.is_level()))
-        })
-        .await;
+        cluster
+            .until("every group serves with three level members", |map| {
+                map.pgs.iter().all(|pg| pg.levelled_epoch == pg.epoch && pg.members.iter().all(|m| m.is_level()))
+            })
+            .await;
         cluster
     }
 

@@ -4,6 +4,7 @@ use super::client::pattern;
 use super::{Client, Cluster, scenario};
 use crate::data::{MARK_FILE, open_disks};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use weft_proto::control::NothingLost;
@@ -34,6 +35,44 @@ fn service_goes_on_after_the_primary_is_killed_and_it_is_brought_up_to_date_when
             let bytes = client.read(client.chunk(1, index), 8192, 4 * BLOCK_SIZE).await;
             assert_eq!(bytes, pattern(100 + u64::from(index), 4));
         }
+    });
+}
+
+#[test]
+fn writes_under_way_while_nodes_are_killed_and_return_are_neither_lost_nor_doubled() {
+    scenario(|| async {
+        let cluster = Cluster::start(4).await;
+        let client = Rc::new(Client::open(&cluster).await);
+        let writers: Vec<_> = (0..8u32)
+            .map(|writer| {
+                let client = Rc::clone(&client);
+                tokio::task::spawn_local(async move {
+                    let chunk = client.chunk(3, writer);
+                    // Odd lengths and offsets: merged with what is there, under the block's lock.
+                    for round in 0..60u64 {
+                        let bytes = pattern(u64::from(writer) * 1000 + round, 2);
+                        client.write_among_others(chunk, 1000, &bytes[..5000]).await;
+                        sleep(Duration::from_millis(20)).await;
+                    }
+                })
+            })
+            .collect();
+        for victim in [NodeId(1), NodeId(2)] {
+            sleep(Duration::from_millis(300)).await;
+            cluster.kill(victim).await;
+            sleep(Duration::from_millis(300)).await;
+            cluster.start_node(victim).await;
+            cluster.until_all_level().await;
+        }
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        for writer in 0..8u32 {
+            let last = pattern(u64::from(writer) * 1000 + 59, 2);
+            assert_eq!(client.read(client.chunk(3, writer), 1000, 5000).await, last[..5000], "writer {writer}");
+        }
+        cluster.until_all_level().await;
+        cluster.assert_replicas_agree(3).await;
     });
 }
 

@@ -164,10 +164,7 @@ fn a_client_cannot_act_as_a_node() {
         client.write(chunk, 0, &pattern(1, 1)).await;
         let (object, origin) = (ObjectId(1), None);
         let cut = TruncateRequest { pg, map_version, origin, object, size_bytes: 0, generation: TruncateGeneration(1) };
-        for request in [
-            DataRequest::DeleteObject { pg, map_version, origin, object },
-            DataRequest::Truncate(cut),
-        ] {
+        for request in [DataRequest::DeleteObject { pg, map_version, origin, object }, DataRequest::Truncate(cut)] {
             let answer = client.call(primary, &request, Bytes::new()).await.unwrap();
             assert_eq!(answer.unwrap_err(), DataError::Malformed);
         }
