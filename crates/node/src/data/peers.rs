@@ -1,5 +1,8 @@
 //! Connections to the other nodes: one per pair, dialed by the node with the lower id.
 //!
+//! Other parts of a node (its control thread) may hold connections to a data port as well, under the same certificate. So
+//! the dialer of the one connection that carries replication greets first, with an empty message of that service.
+//!
 //! Responsible for: which connection leads to which node, dialing, and who was heard from lately. Guarantees: everything
 //! to one node leaves on the ordered channel of one connection, in order; a broken connection is known at once. Must not
 //! know: what the messages mean.
@@ -10,12 +13,21 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use weft_proto::frame::Service;
 use weft_proto::replication::Envelope;
-use weft_transport::{Channel, Connection, Payload, PeerHandle};
+use weft_transport::{Channel, Connection, Message, Payload, PeerHandle, SendError};
 use weft_types::NodeId;
 use weft_types::map::{ClusterMap, NodeState};
 
 /// A node heard from within this time is reachable (design 5.3); two keep-alives fit.
 const HEARD_WITHIN: Duration = Duration::from_millis(1000);
+
+/// Says on a dialed connection that it is the one for replication.
+pub(super) fn greet(connection: &Connection) -> Result<(), SendError> {
+    connection.send(Channel::Ordered, Service::Replication, &(), Payload::None)
+}
+
+pub(super) fn is_greeting(message: &Message) -> bool {
+    message.service == Service::Replication && message.header.is_empty() && message.payload.is_empty()
+}
 
 #[derive(Default)]
 pub(super) struct Peers {

@@ -8,7 +8,7 @@
 use super::flush::FlushPart;
 use super::lease::boot_time;
 use super::node::{DataNode, Shared, Stage};
-use super::peers::Dialers;
+use super::peers::{self, Dialers};
 use super::repair::{self, REPAIR_SESSION};
 use super::waiting::{Full, delay_under_pressure, must_wait};
 use crate::data::groups::GroupKey;
@@ -25,7 +25,9 @@ use weft_proto::hello::{Hello, HelloRole};
 use weft_proto::replication::{Envelope, Message as PeerMessage};
 use weft_replication::{ClientRequest, Event, Reply, RequestToken, TICK_INTERVAL};
 use weft_transport::dialer::DialTarget;
-use weft_transport::{CloseReason, Connection, Endpoint, Handler, Message, PeerHandle, PeerRole, Replier};
+use weft_transport::{
+    CloseReason, Connection, Endpoint, Handler, Message, PeerHandle, PeerRole, Replier, connection::Side,
+};
 use weft_types::error::NotServing;
 use weft_types::limits::{MAP_WAIT_TIMEOUT, MAX_IO_BYTES};
 use weft_types::{DataError, MapVersion, NodeId, OperationId, PgId, SessionId};
@@ -277,7 +279,11 @@ fn peer_node(connection: &Connection) -> Option<NodeId> {
 
 impl Handler for Server {
     fn on_open(&self, connection: &Connection) {
-        if let Some(peer) = peer_node(connection) {
+        if connection.side() == Side::Dialed
+            && let Some(peer) = peer_node(connection)
+        {
+            // If it cannot be queued the connection is over, and that is told too.
+            let _ = peers::greet(connection);
             self.links.borrow_mut().push_back(LinkNews::Opened(peer, connection.clone()));
             self.has_links.notify_one();
         }
@@ -300,9 +306,15 @@ impl Handler for Server {
     }
 
     fn on_message(&self, connection: &Connection, message: Message) {
+        let from = peer_node(connection);
+        if let Some(peer) = from
+            && peers::is_greeting(&message)
+        {
+            self.links.borrow_mut().push_back(LinkNews::Opened(peer, connection.clone()));
+            return;
+        }
         let mut node = self.node.borrow_mut();
         node.begin_turn();
-        let from = peer_node(connection);
         let envelope = (message.service == Service::Replication).then(|| message.decode::<Envelope>().ok()).flatten();
         let (Some(from), Some(mut envelope)) = (from, envelope) else {
             node.counters.peer_messages_refused += 1;

@@ -29,6 +29,7 @@ pub(super) struct Client {
     endpoint: Endpoint,
     connections: RefCell<BTreeMap<NodeId, (SocketAddr, Connection)>>,
     pub(super) session: SessionId,
+    role: HelloRole,
     operations: Cell<u64>,
     volume: VolumeId,
 }
@@ -39,11 +40,22 @@ impl Client {
     pub(super) async fn open(cluster: &Cluster) -> Self {
         let session = cluster.open_session().await;
         let identity = PeerIdentity::client(CLUSTER, PeerName::new("test").unwrap());
-        let credentials = cluster.authority.issue(&identity).unwrap();
+        Self::as_peer(cluster, session, &identity, HelloRole::Client { session: Some(session) })
+    }
+
+    /// Speaks as a part of a node.
+    pub(super) async fn of_node(cluster: &Cluster, node: NodeId) -> Self {
+        let role = HelloRole::Node { node, incarnation: cluster.incarnation(node) };
+        let session = cluster.open_session().await;
+        Self::as_peer(cluster, session, &PeerIdentity::node(CLUSTER, node), role)
+    }
+
+    fn as_peer(cluster: &Cluster, session: SessionId, identity: &PeerIdentity, role: HelloRole) -> Self {
+        let credentials = cluster.authority.issue(identity).unwrap();
         let endpoint = Endpoint::bind(EndpointConfig::new(([127, 0, 0, 1], 0).into()), &credentials).unwrap();
         let volume = cluster.volume();
         let (connections, operations) = (RefCell::default(), Cell::new(0));
-        Self { cluster: cluster.clone(), endpoint, connections, session, operations, volume }
+        Self { cluster: cluster.clone(), endpoint, connections, session, role, operations, volume }
     }
 
     pub(super) fn chunk(&self, object: u64, index: u32) -> ChunkId {
@@ -74,7 +86,7 @@ impl Client {
         {
             return Some(connection.clone());
         }
-        let hello = Hello { cluster: CLUSTER, role: HelloRole::Client { session: Some(self.session) } };
+        let hello = Hello { cluster: CLUSTER, role: self.role };
         let expect = PeerRole::Node(node);
         let connection = self.endpoint.connect(address, hello, Some(&expect), Rc::new(NoService)).await.ok()?;
         self.connections.borrow_mut().insert(node, (address, connection.clone()));

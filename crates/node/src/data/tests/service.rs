@@ -9,7 +9,8 @@ use tokio::time::{Instant, sleep};
 use weft_meta::Command;
 use weft_proto::data::{DataReply, DataRequest, TruncateRequest};
 use weft_types::error::NotServing;
-use weft_types::{BLOCK_SIZE, DataError, MapVersion, ObjectId, TruncateGeneration};
+use weft_types::limits::BACKUP_PROGRESS_TIMEOUT;
+use weft_types::{BLOCK_SIZE, DataError, MapVersion, NodeId, ObjectId, TruncateGeneration};
 
 #[test]
 fn what_was_written_is_read_back_flushed_and_the_same_on_every_replica() {
@@ -169,6 +170,29 @@ fn a_client_cannot_act_as_a_node() {
             assert_eq!(answer.unwrap_err(), DataError::Malformed);
         }
         assert_eq!(client.read(chunk, 0, BLOCK_SIZE).await, pattern(1, 1));
+    });
+}
+
+/// The control thread of a node asks data ports too, under the certificate of its node.
+#[test]
+fn another_connection_of_a_node_does_not_take_the_place_of_its_replication_link() {
+    scenario(|| async {
+        let cluster = Cluster::start(2).await;
+        let client = Client::open(&cluster).await;
+        let other = Client::of_node(&cluster, NodeId(1)).await;
+        for node in [NodeId(2), NodeId(3)] {
+            let version = other.version();
+            let (pg, object) = (other.pg(other.chunk(1, 0)), ObjectId(1));
+            let extent = DataRequest::ObjectExtent { pg, map_version: version, object };
+            assert!(other.call(node, &extent, Bytes::new()).await.is_some());
+        }
+        let before: Vec<_> = cluster.map().pgs;
+        for index in 0..8 {
+            client.write(client.chunk(1, index), 0, &pattern(u64::from(index), 2)).await;
+        }
+        sleep(BACKUP_PROGRESS_TIMEOUT + Duration::from_millis(300)).await;
+        assert_eq!(cluster.map().pgs, before, "no member was accused");
+        cluster.assert_replicas_agree(3).await;
     });
 }
 
