@@ -1,6 +1,6 @@
 //! Compare-and-set changes of a group, each refused by name when a fact it names is old (design 5.3).
 
-use super::rules::{Liveness, may_remove};
+use super::rules::{Liveness, level_count, may_remove};
 use super::settle::{Reign, enthrone, set_state, settle};
 use super::{load, store};
 use crate::command::{CommandReply, SetRefusal};
@@ -120,6 +120,9 @@ fn remove(pg: &mut PgRecord, primary: DiskId, disk: DiskId) -> Result<(), SetRef
         return Err(SetRefusal::RemovesItself);
     }
     match pg.member(disk).ok_or(SetRefusal::NotMember(disk))?.state {
+        // A lossy or behind member does not count towards the minimum, so the minimum does not hold it: one that can no
+        // longer be levelled from the journal has to leave, come back and be copied, or writes would wait for ever.
+        MemberState::InSync { .. } if level_count(pg) > 0 && !pg.member(disk).is_some_and(Member::is_level) => {}
         MemberState::InSync { .. } => may_remove(pg, disk)?,
         // It counts for nothing, so nothing is lost by stopping.
         MemberState::Syncing => {}

@@ -8,7 +8,7 @@ use crate::leader::{LeaderAction, LeaderEvent};
 use weft_proto::control::SetChange;
 use weft_proto::namespace::{AttributeChange, Mutation, NewInode, TimeChange};
 use weft_types::limits::{LOSSLESS_WAIT, NODE_LEASE, SESSION_TTL};
-use weft_types::map::MemberState;
+use weft_types::map::{Member, MemberState};
 use weft_types::{DiskId, ErrorKind, InodeNumber, NodeId, TruncateGeneration, VolumeId};
 
 const ROOT: InodeNumber = InodeNumber::ROOT;
@@ -68,6 +68,20 @@ pub(super) fn lossy_members_do_not_count() -> Outcome {
     w.change(SetChange::Caught { disk: disk(backups[0]) });
     let reply = w.change(SetChange::Remove { disk: disk(backups[1]) });
     must!(matches!(reply, CommandReply::SetChanged { .. }), "two level members are enough: {reply:?}");
+    w.verdict()
+}
+
+/// It does not count towards the minimum, so the minimum must not hold it: only away from the set can it be copied.
+fn lossy_member_that_cannot_be_levelled_may_leave() -> Outcome {
+    let mut w = World::with_group(3, 3);
+    let backups = w.backups();
+    w.kill(backups[1]);
+    w.restart(backups[0], false);
+    let reply = w.change(SetChange::Remove { disk: disk(backups[0]) });
+    must!(matches!(reply, CommandReply::SetChanged { .. }), "the lossy member is stuck in the set: {reply:?}");
+    w.change(SetChange::BeginSync { disk: disk(backups[0]) });
+    w.change(SetChange::Promote { disk: disk(backups[0]) });
+    must!(w.pg().member(disk(backups[0])).is_some_and(Member::is_level), "it did not come back: {:?}", w.pg());
     w.verdict()
 }
 
@@ -403,6 +417,7 @@ fn attack_stale_set_request() {
 fn attack_last_lossless() {
     last_lossless().unwrap();
     lossy_members_do_not_count().unwrap();
+    lossy_member_that_cannot_be_levelled_may_leave().unwrap();
 }
 #[test]
 fn attack_min_dead_end() {

@@ -300,7 +300,9 @@ fn changes(old: &PgRecord, new: &PgRecord, may_lose_level: bool) -> Vec<&'static
         wrong.push("the last level member left the set");
     }
     let count = |pg: &PgRecord| crate::groups::level_count(pg);
-    if new.in_sync().count() < old.in_sync().count() && count(new) < usize::from(new.min_in_sync) && !may_lose_level {
+    let left = |m: &Member| new.member(m.disk).is_none_or(|n| !n.is_in_sync());
+    let level_left = old.members.iter().any(|m| m.is_level() && left(m));
+    if level_left && count(new) < usize::from(new.min_in_sync) && !may_lose_level {
         wrong.push("a member was removed and the set is below its minimum");
     }
     wrong
