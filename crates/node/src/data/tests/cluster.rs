@@ -330,6 +330,15 @@ impl Cluster {
         }
     }
 
+    /// Waits until a node has told something of the kind.
+    pub(super) async fn until_told(&self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.events().iter().any(|event| event.contains(text)) {
+            assert!(Instant::now() < deadline, "nobody told of '{text}': {:?}", self.events());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub(super) async fn until_all_level(&self) {
         self.until("all members are level", |map| {
             let serving = |pg: &weft_types::PgRecord| pg.levelled_epoch == pg.epoch && pg.primary.is_some();

@@ -182,7 +182,7 @@ fn a_flipped_byte_is_never_returned_and_is_repaired_from_another_member() {
         assert!(bad > 0);
         assert_eq!(client.read(chunk, 0, 4 * BLOCK_SIZE).await, pattern(42, 4));
         assert_eq!(cluster.counter(primary, "blocks_bad").await, bad, "the second read found nothing bad");
-        assert!(cluster.events().iter().any(|event| event.contains("was repaired")), "{:?}", cluster.events());
+        cluster.until_told("was repaired").await;
     });
 }
 
@@ -205,6 +205,6 @@ fn the_scrub_finds_and_repairs_damage_on_a_backup() {
             assert!(Instant::now() < deadline, "not repaired: {:?}", cluster.report(backup).await.counters);
             sleep(Duration::from_millis(20)).await;
         }
-        assert!(cluster.events().iter().any(|event| event.contains("scrub: block 0")), "{:?}", cluster.events());
+        cluster.until_told("scrub: block 0").await;
     });
 }
