@@ -165,22 +165,17 @@ impl DataNode {
             while let Some((key, event)) = self.ready.pop_front() {
                 self.step(key, event);
             }
-            let Some(key) = self.touched.pop_first() else { break };
-            self.end_batch(key);
-        }
-        self.note_sequenced();
-        self.start_syncs();
-        // A sync that had nothing to do is finished at once and may have brought events.
-        while let Some((key, event)) = self.ready.pop_front() {
-            self.step(key, event);
-        }
-        while let Some(key) = self.touched.pop_first() {
-            self.end_batch(key);
-            while let Some((key, event)) = self.ready.pop_front() {
-                self.step(key, event);
+            if let Some(key) = self.touched.pop_first() {
+                self.end_batch(key);
+                continue;
+            }
+            self.note_sequenced();
+            // A sync that has nothing to do is finished at once and may have brought events.
+            self.start_syncs();
+            if self.ready.is_empty() {
+                break;
             }
         }
-        self.start_syncs();
         if let Some(began) = self.turn_began.take() {
             self.counters.turn.took(began.elapsed());
         }
