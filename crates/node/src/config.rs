@@ -33,7 +33,8 @@ pub struct NodeConfig {
     pub scrub_mib_per_second: u32,
     /// Largest UDP packet to try. Path discovery settles for less where the network carries less.
     pub max_packet_bytes: u16,
-    /// Filter for the log, as in `info` or `weft_node=debug,info`.
+    /// Filter for the log, as in `info` or `weft_node=debug,info`. openraft is silent by default: it calls every peer that
+    /// is away an error, and what matters of it (leadership, membership, its end) is logged by the node.
     pub log: String,
 }
 
@@ -51,7 +52,7 @@ impl Default for NodeConfig {
             resync_mib_per_second: 200,
             scrub_mib_per_second: 8,
             max_packet_bytes: 6000,
-            log: "info".to_owned(),
+            log: "info,openraft=off".to_owned(),
         }
     }
 }

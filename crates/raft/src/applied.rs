@@ -1,9 +1,13 @@
-//! The applied state in sled (design 3): one tree, key prefixes, one atomic batch per step.
+//! The applied state in sled (design 3): one tree, key prefixes, atomic batches.
 //!
 //! Responsible for: reading and writing the state, and the frozen picture of it that a snapshot is built from.
 //! Guarantees: the last applied log id and the membership change in the same atomic batch as the state they belong to; a
 //! frozen picture does not see later batches. sled's flush is no fsync, so nothing here counts as durable: what power
 //! loss must not take is in the log and in the snapshot file.
+//!
+//! Steps are gathered in memory and handed to sled many at a time, because a batch of its own for each step costs sled
+//! more than computing the step (it wakes its I/O threads each time). A process that dies before that applies them again
+//! from the log, as it does for what sled itself had not written.
 //! Must not know: what keys and values mean.
 
 use crate::types::{LogId, SnapshotMeta, StoredMembership, decode, encode};
@@ -27,6 +31,9 @@ const FROZEN_STEP: usize = 128;
 /// Old values kept for a frozen picture; above this, applying waits for the snapshot to be built.
 pub(crate) const MAX_UNDO_BYTES: usize = 32 << 20;
 
+/// Changes gathered for sled; above this, applying waits. Half of it is handed over at once, the rest by the clock.
+const MAX_GATHERED_BYTES: usize = 8 << 20;
+
 const STATE: u8 = b's';
 const APPLIED_KEY: &[u8] = b"r/applied";
 
@@ -37,11 +44,45 @@ pub(crate) struct AppliedMark {
     pub(crate) membership: StoredMembership,
 }
 
-/// One generation of the applied state: a sled directory and what is frozen of it.
+type Changes = BTreeMap<Key, Option<Value>>;
+
+/// One generation of the applied state: a sled directory, what is on its way there, and what is frozen of it.
 pub(crate) struct Applied {
     database: sled::Db,
     path: PathBuf,
+    gathered: Mutex<Gathered>,
+    /// Held by whoever hands changes to sled, so that they arrive in order.
+    handing_over: Mutex<()>,
     frozen: Mutex<Vec<Arc<Mutex<Frozen>>>>,
+}
+
+/// Changes that sled does not have yet.
+#[derive(Default)]
+struct Gathered {
+    newest: Changes,
+    newest_bytes: usize,
+    /// Older ones that are being handed over.
+    leaving: Option<Arc<Changes>>,
+    /// The mark of all of them.
+    mark: Option<AppliedMark>,
+    failed: Option<StateError>,
+}
+
+impl Gathered {
+    fn find(&self, key: &[u8]) -> Option<Option<Value>> {
+        let older = || self.leaving.as_ref().and_then(|leaving| leaving.get(key));
+        self.newest.get(key).or_else(older).cloned()
+    }
+
+    /// The gathered changes of a range, newer ones over older ones.
+    fn range(&self, start: &[u8], end: &[u8]) -> Changes {
+        let range = || (Bound::Included(start), Bound::Excluded(end));
+        let mut found = Changes::new();
+        for layer in self.leaving.as_deref().into_iter().chain([&self.newest]) {
+            found.extend(layer.range::<[u8], _>(range()).map(|(key, value)| (key.clone(), value.clone())));
+        }
+        found
+    }
 }
 
 fn store(error: &dyn std::fmt::Display) -> StateError {
@@ -74,7 +115,13 @@ impl Applied {
                 Err(error) => return Err(store(&error)),
             }
         };
-        Ok(Self { database, path: path.to_path_buf(), frozen: Mutex::new(Vec::new()) })
+        Ok(Self {
+            database,
+            path: path.to_path_buf(),
+            gathered: Mutex::default(),
+            handing_over: Mutex::new(()),
+            frozen: Mutex::default(),
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -83,6 +130,9 @@ impl Applied {
 
     /// `None`: nothing was ever applied, or loading a snapshot was interrupted.
     pub(crate) fn mark(&self) -> Result<Option<AppliedMark>, StateError> {
+        if let Some(mark) = &lock(&self.gathered).mark {
+            return Ok(Some(mark.clone()));
+        }
         match self.database.get(APPLIED_KEY).map_err(|error| store(&error))? {
             None => Ok(None),
             Some(bytes) => decode(&bytes).map(Some).map_err(|error| StateError::Corrupt {
@@ -92,20 +142,72 @@ impl Applied {
         }
     }
 
-    /// Writes a step and its mark, atomically.
-    pub(crate) fn write(&self, changes: BTreeMap<Key, Option<Value>>, mark: &AppliedMark) -> Result<(), StateError> {
+    /// Takes a step and its mark. Readers see it at once; sled gets it, whole, with the next [`Applied::hand_over`].
+    pub(crate) fn write(&self, changes: Changes, mark: &AppliedMark) -> Result<(), StateError> {
+        let mut gathered = lock(&self.gathered);
+        if let Some(failed) = &gathered.failed {
+            return Err(failed.clone());
+        }
+        for (key, value) in changes {
+            gathered.newest_bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+            gathered.newest.insert(key, value);
+        }
+        gathered.mark = Some(mark.clone());
+        Ok(())
+    }
+
+    /// Whether so much is gathered that it should be handed over before the clock says so.
+    pub(crate) fn is_half_full(&self) -> bool {
+        lock(&self.gathered).newest_bytes > MAX_GATHERED_BYTES / 2
+    }
+
+    /// Whether applying should wait: for sled, or for a snapshot that has to remember too much.
+    pub(crate) fn is_full(&self) -> bool {
+        lock(&self.gathered).newest_bytes > MAX_GATHERED_BYTES || self.is_undo_full()
+    }
+
+    /// Gives sled everything gathered so far, in one atomic batch with its mark. Blocking, on any thread.
+    pub(crate) fn hand_over(&self) -> Result<(), StateError> {
+        let _in_order = lock(&self.handing_over);
+        let (changes, mark) = {
+            let mut gathered = lock(&self.gathered);
+            if let Some(failed) = &gathered.failed {
+                return Err(failed.clone());
+            }
+            let Some(mark) = gathered.mark.clone() else { return Ok(()) };
+            let changes = Arc::new(std::mem::take(&mut gathered.newest));
+            gathered.newest_bytes = 0;
+            gathered.leaving = Some(Arc::clone(&changes));
+            (changes, mark)
+        };
+        let result = self.write_to_sled(&changes, &mark);
+        let mut gathered = lock(&self.gathered);
+        match &result {
+            Ok(()) => {
+                gathered.leaving = None;
+                if gathered.mark.as_ref() == Some(&mark) {
+                    gathered.mark = None;
+                }
+            }
+            // What is gathered stays readable; nothing more is applied.
+            Err(error) => gathered.failed = Some(error.clone()),
+        }
+        result
+    }
+
+    fn write_to_sled(&self, changes: &Changes, mark: &AppliedMark) -> Result<(), StateError> {
         let mark = encode(mark).map_err(|error| store(&error))?;
         let mut batch = sled::Batch::default();
-        // Held over the write, so that a picture is either before or after all of this step.
+        // Held over the write, so that a picture is either before or after all of this batch.
         let mut frozen = lock(&self.frozen);
         frozen.retain(|picture| Arc::strong_count(picture) > 1);
         for (key, value) in changes {
-            let key = state_key(&key);
+            let key = state_key(key);
             for picture in frozen.iter() {
                 self.keep_old(&mut lock(picture), &key)?;
             }
             match value {
-                Some(value) => batch.insert(key, value),
+                Some(value) => batch.insert(key, value.as_slice()),
                 None => batch.remove(key),
             }
         }
@@ -124,7 +226,7 @@ impl Applied {
     }
 
     /// Whether a picture holds so much that applying should wait for it.
-    pub(crate) fn is_undo_full(&self) -> bool {
+    fn is_undo_full(&self) -> bool {
         let mut frozen = lock(&self.frozen);
         frozen.retain(|picture| Arc::strong_count(picture) > 1);
         frozen.iter().any(|picture| lock(picture).undo_bytes > MAX_UNDO_BYTES)
@@ -139,8 +241,9 @@ impl Applied {
         self.database.apply_batch(batch).map_err(|error| store(&error))
     }
 
-    /// Freezes the state as it is now.
+    /// Freezes the state as it is now; nothing may be written meanwhile.
     pub(crate) fn freeze(self: &Arc<Self>) -> Result<Picture, StateError> {
+        self.hand_over()?;
         let mut frozen = lock(&self.frozen);
         let mark = self.mark()?.unwrap_or_default();
         let cursor = Arc::new(Mutex::new(Frozen::default()));
@@ -161,6 +264,9 @@ fn is_locked(error: &std::io::Error) -> bool {
 
 impl View for Applied {
     fn get(&self, key: &[u8]) -> Result<Option<Value>, StateError> {
+        if let Some(changed) = lock(&self.gathered).find(key) {
+            return Ok(changed);
+        }
         let found = self.database.get(state_key(key)).map_err(|error| store(&error))?;
         Ok(found.map(|value| value.to_vec()))
     }
@@ -169,6 +275,14 @@ impl View for Applied {
         if start >= end {
             return Ok(Vec::new());
         }
+        // First what is gathered: a change that leaves in between is then seen twice, which does no harm.
+        let over = lock(&self.gathered).range(start, end);
+        lay_over(over, limit, |limit| self.scan_sled(start, end, limit))
+    }
+}
+
+impl Applied {
+    fn scan_sled(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Vec<(Key, Value)>, StateError> {
         self.database
             .range(state_key(start)..state_key(end))
             .take(limit)
@@ -245,19 +359,19 @@ impl Picture {
 /// A view of the state with changes laid over it that are not written yet: what the second command of a batch sees.
 pub(crate) struct Overlay<'a> {
     base: &'a Applied,
-    changes: BTreeMap<Key, Option<Value>>,
+    changes: Changes,
 }
 
 impl<'a> Overlay<'a> {
     pub(crate) const fn new(base: &'a Applied) -> Self {
-        Self { base, changes: BTreeMap::new() }
+        Self { base, changes: Changes::new() }
     }
 
     pub(crate) fn add(&mut self, batch: Batch) {
         self.changes.extend(batch);
     }
 
-    pub(crate) fn into_changes(self) -> BTreeMap<Key, Option<Value>> {
+    pub(crate) fn into_changes(self) -> Changes {
         self.changes
     }
 }
@@ -275,17 +389,25 @@ impl View for Overlay<'_> {
             return Ok(Vec::new());
         }
         let range = (Bound::Included(start), Bound::Excluded(end));
-        let mut over = self.changes.range::<[u8], _>(range).peekable();
-        if over.peek().is_none() {
-            return self.base.scan(start, end, limit);
-        }
-        // Each removed key hides at most one stored pair.
-        let hidden = over.clone().filter(|(_, value)| value.is_none()).count();
-        let stored = self.base.scan(start, end, limit.saturating_add(hidden))?;
-        let mut merged: BTreeMap<Key, Option<Value>> = stored.into_iter().map(|(k, v)| (k, Some(v))).collect();
-        merged.extend(over.map(|(key, value)| (key.clone(), value.clone())));
-        Ok(merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect())
+        let over = self.changes.range::<[u8], _>(range).map(|(key, value)| (key.clone(), value.clone())).collect();
+        lay_over(over, limit, |limit| self.base.scan(start, end, limit))
     }
+}
+
+/// The first pairs of a scan with changes laid over it.
+fn lay_over(
+    over: Changes,
+    limit: usize,
+    scan: impl FnOnce(usize) -> Result<Vec<(Key, Value)>, StateError>,
+) -> Result<Vec<(Key, Value)>, StateError> {
+    if over.is_empty() {
+        return scan(limit);
+    }
+    // Each removed key hides at most one stored pair.
+    let hidden = over.values().filter(|value| value.is_none()).count();
+    let mut merged: Changes = scan(limit.saturating_add(hidden))?.into_iter().map(|(k, v)| (k, Some(v))).collect();
+    merged.extend(over);
+    Ok(merged.into_iter().filter_map(|(key, value)| Some((key, value?))).take(limit).collect())
 }
 
 /// The mark of a state that came from a snapshot.
@@ -347,8 +469,35 @@ mod tests {
             }
             changes.insert(format!("z{step}").into_bytes(), Some(vec![7]));
             applied.write(changes, &mark).unwrap();
+            applied.hand_over().unwrap();
         }
         let expected: Vec<_> = before.into_iter().map(|(k, v)| (k, v.unwrap())).collect();
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn reads_see_gathered_changes_before_while_and_after_sled_gets_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let applied = Applied::open(&directory.path().join("a")).unwrap();
+        let mark = AppliedMark::default();
+        applied.write(change(&[("a", Some("1")), ("b", Some("2")), ("c", Some("3"))]), &mark).unwrap();
+        applied.hand_over().unwrap();
+        applied.write(change(&[("b", None), ("d", Some("4"))]), &mark).unwrap();
+        // As in the middle of a hand-over: older changes leave while newer ones come.
+        {
+            let mut gathered = lock(&applied.gathered);
+            let leaving = std::mem::take(&mut gathered.newest);
+            gathered.leaving = Some(Arc::new(leaving));
+        }
+        applied.write(change(&[("d", Some("5")), ("a", None)]), &mark).unwrap();
+        assert_eq!(keys(&applied.scan(b"", b"z", 9).unwrap()), ["c", "d"]);
+        assert_eq!(applied.get(b"d").unwrap(), Some(b"5".to_vec()));
+        assert_eq!(applied.get(b"b").unwrap(), None);
+        let leaving = lock(&applied.gathered).leaving.clone().unwrap();
+        applied.write_to_sled(&leaving, &mark).unwrap();
+        applied.hand_over().unwrap();
+        assert_eq!(keys(&applied.scan(b"", b"z", 9).unwrap()), ["c", "d"]);
+        assert!(lock(&applied.gathered).newest.is_empty());
+        assert_eq!(applied.mark().unwrap(), Some(mark));
     }
 }

@@ -119,6 +119,7 @@ impl Files {
             files
                 .load(&applied, input, meta, None)
                 .and_then(|()| Ok(applied.write(BTreeMap::new(), &mark_of(meta))?))
+                .and_then(|()| Ok(applied.hand_over()?))
                 .map_err(|error| OpenError::damaged("the snapshot", &error))?;
             tracing::info!(last = ?meta.last_log_id, "rebuilt the applied metadata state from the snapshot file");
         }
@@ -342,6 +343,7 @@ impl Files {
         writer.finish()?;
         self.put_in_place(&mut current, INSTALLING, meta)?;
         applied.write(BTreeMap::new(), &mark_of(meta))?;
+        applied.hand_over()?;
         applied.flush()?;
         Ok(Arc::new(applied))
     }

@@ -204,6 +204,7 @@ impl MetaGroup {
         let raft = openraft::Raft::new(config.node.0, raft_config, network, store.log, store.machine)
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
+        tokio::spawn(crate::machine::hand_over_gathered(Arc::downgrade(&store.shared)));
         let snapshot_file = config.directory.join(crate::files::SNAPSHOT);
         tokio::spawn(snapshots::run(raft.clone(), snapshot_file, config.snapshot_every));
         Ok(Self {
@@ -342,6 +343,11 @@ impl MetaGroup {
     pub async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not end cleanly");
+        }
+        let applied = self.shared.applied();
+        // Only spares the next start some work.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || applied.hand_over()).await {
+            tracing::warn!(%error, "the applied metadata state was not written; it is applied again from the log");
         }
     }
 }

@@ -10,15 +10,19 @@ use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use weft_meta::{Key, StateError, Value, View};
 use weft_types::{MapVersion, SessionId};
 
-/// How often applying looks whether a snapshot build has caught up with what it has to remember.
-const UNDO_WAIT: Duration = Duration::from_millis(10);
+/// How often applying looks whether sled, or a snapshot being built, has caught up.
+const FULL_WAIT: Duration = Duration::from_millis(5);
+/// How long steps are gathered before sled gets them.
+const GATHER: Duration = Duration::from_millis(100);
+/// How often the task that hands over looks whether the group is gone.
+const IDLE_CHECK: Duration = Duration::from_secs(5);
 
 /// What moved in the applied state. Each number only rises.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -33,13 +37,21 @@ pub(crate) struct Shared {
     applied: RwLock<Arc<Applied>>,
     changes: watch::Sender<Changes>,
     wanted: Mutex<BTreeSet<SessionId>>,
+    gathering: Arc<Gathering>,
+}
+
+/// Wakes the task that hands gathered steps to sled.
+#[derive(Default)]
+pub(crate) struct Gathering {
+    something: Notify,
+    much: Notify,
 }
 
 impl Shared {
     pub(crate) fn new(applied: Arc<Applied>) -> Result<Self, StateError> {
         let map_version = weft_meta::read::map_version(&*applied)?;
         let (changes, _) = watch::channel(Changes { map_version, work: 0 });
-        Ok(Self { applied: RwLock::new(applied), changes, wanted: Mutex::default() })
+        Ok(Self { applied: RwLock::new(applied), changes, wanted: Mutex::default(), gathering: Arc::default() })
     }
 
     pub(crate) fn applied(&self) -> Arc<Applied> {
@@ -62,6 +74,24 @@ impl Shared {
 
     fn want(&self, sessions: Vec<SessionId>) {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).extend(sessions);
+    }
+}
+
+/// Hands gathered steps to sled from time to time, on another thread, until the group is gone. It must not keep the group
+/// alive while it waits: the store could not be opened again.
+pub(crate) async fn hand_over_gathered(shared: Weak<Shared>) {
+    let Some(gathering) = shared.upgrade().map(|shared| Arc::clone(&shared.gathering)) else { return };
+    loop {
+        if tokio::time::timeout(IDLE_CHECK, gathering.something.notified()).await.is_ok() {
+            drop(tokio::time::timeout(GATHER, gathering.much.notified()).await);
+        }
+        let Some(applied) = shared.upgrade().map(|shared| shared.applied()) else { return };
+        let result = tokio::task::spawn_blocking(move || applied.hand_over()).await;
+        if let Ok(Err(error)) = result {
+            // The next step fails with it, which ends Raft on this node.
+            tracing::error!(%error, "the applied metadata state cannot be written");
+            return;
+        }
     }
 }
 
@@ -127,6 +157,7 @@ impl Machine {
             let _no_reads = self.shared.applied.write().unwrap_or_else(PoisonError::into_inner);
             applied.write(changes, &mark).map_err(failed)?;
         }
+        self.shared.gathering.something.notify_one();
         self.mark = mark;
         let asks = !wanted.is_empty();
         self.shared.want(wanted);
@@ -198,11 +229,15 @@ impl RaftStateMachine<TypeConfig> for Machine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        // Back-pressure: a snapshot being built remembers what we change, and its memory is bounded.
-        while self.shared.applied().is_undo_full() {
-            tokio::time::sleep(UNDO_WAIT).await;
+        // Back-pressure: what is gathered for sled, and what a snapshot being built remembers, is bounded.
+        while self.shared.applied().is_full() {
+            tokio::time::sleep(FULL_WAIT).await;
         }
-        self.step(entries)
+        let answers = self.step(entries)?;
+        if self.shared.applied().is_half_full() {
+            self.shared.gathering.much.notify_one();
+        }
+        Ok(answers)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {

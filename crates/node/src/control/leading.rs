@@ -21,7 +21,7 @@ use weft_proto::control::ControlReply;
 use weft_raft::{Changes, GroupError};
 
 /// Precision of the leader's decisions about time; several fit into a heartbeat interval.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(100);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// A deletion over all placement groups of a volume; the leader machine tries again.
 const RECLAIM_TIMEOUT: Duration = Duration::from_secs(60);

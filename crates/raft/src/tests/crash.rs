@@ -20,13 +20,18 @@ fn crash_image(directory: &Path) -> TempDir {
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
-    for found in fs::read_dir(from).unwrap() {
-        let found = found.unwrap();
+    let Ok(entries) = fs::read_dir(from) else { return };
+    for found in entries {
+        let Ok(found) = found else { continue };
         let target = to.join(found.file_name());
-        if found.file_type().unwrap().is_dir() {
+        if found.file_type().is_ok_and(|kind| kind.is_dir()) {
             copy(&found.path(), &target);
         } else {
-            fs::copy(found.path(), target).unwrap();
+            // A state that was replaced is removed in the background.
+            match fs::copy(found.path(), target) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+                _ => {}
+            }
         }
     }
 }
@@ -60,6 +65,10 @@ async fn write(store: &mut OpenStore, from: u64, to: u64) -> Result<(), StorageE
         let entry = entry(n, note(&format!("note {n}")));
         store.log.blocking_append([entry.clone()]).await?;
         store.machine.apply([entry]).await?;
+        // sled has some of it, as at any moment.
+        if n % 3 == 0 {
+            store.shared.applied().hand_over().unwrap();
+        }
     }
     Ok(())
 }
