@@ -65,7 +65,7 @@ impl StandIn {
                 ToData::Digests { reply, .. } => drop(reply.send(Vec::new())),
                 ToData::Report { reply } => drop(reply.send(NodeReport::default())),
                 ToData::Stop { done } => {
-                    drop(done.send(()));
+                    done.send(()).ok();
                     return;
                 }
             }
