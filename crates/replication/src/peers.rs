@@ -133,6 +133,12 @@ impl Peer {
         self.is_joined() && (self.counts() || (self.sent_bytes < 2 * MAX_STREAM_BYTES && self.has_room()))
     }
 
+    /// Its last word on space would make us hold something back. It has to be asked again: a member that is idle says
+    /// nothing by itself, and neither a resync nor a write may wait for room that is there by now.
+    pub fn is_short_of_room(&self) -> bool {
+        self.credits_bytes < self.sent_bytes as u64 + ROOM_TO_ASK_AGAIN_BYTES
+    }
+
     fn has_room(&self) -> bool {
         self.credits_bytes > self.sent_bytes as u64
     }
@@ -225,6 +231,9 @@ impl Peer {
         cx.send(self.disk, self.incarnation, Message::Append(Append { epoch, entries, committed, sync }));
     }
 }
+
+/// More than is ever sent ahead to one member, so that asking is over before anything is held back.
+const ROOM_TO_ASK_AGAIN_BYTES: u64 = 4 * MAX_STREAM_BYTES as u64;
 
 /// What an entry costs besides its data, so that a long run of empty ones is bounded too.
 const ENTRY_COST_BYTES: usize = 128;

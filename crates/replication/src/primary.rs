@@ -191,8 +191,9 @@ impl Primary {
         self.repair_tick(cx);
         self.expire_requests(cx);
         for peer in &mut self.peers {
-            if peer.is_joined() && peer.cursor == self.appended && peer.told_committed < self.readable {
-                // An idle member learns too what it may checkpoint.
+            let behind = peer.cursor == self.appended && peer.told_committed < self.readable;
+            if peer.is_joined() && (behind || peer.is_short_of_room()) {
+                // An idle member learns too what it may checkpoint, and tells what room it has.
                 peer.told_committed = self.readable;
                 let (epoch, committed, sync) = (self.epoch, self.readable, SyncWish::Later);
                 let message = Message::Append(Append { epoch, entries: Vec::new(), committed, sync });

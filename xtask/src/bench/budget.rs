@@ -1,6 +1,6 @@
 //! Where the time of a 4 KiB write goes: fio's own latency, split by the times that the nodes keep per operation.
 //!
-//! A node reports pairs of counters `NAME_count` and `NAME_total_us`; the difference over one job, divided, is the mean
+//! A node reports pairs of counters `NAME_count` and `NAME_us_sum`; the difference over one job, divided, is the mean
 //! of that hop. What no counter covers (kernel, FUSE, client, network) is what remains of fio's figure.
 
 use super::fio::{JOBS, Jobs};
@@ -23,7 +23,7 @@ pub fn measure(cluster: &DevCluster, jobs: &Jobs) -> Result<String, String> {
     let mean = row.write.map_or(0.0, |figures| figures.mean_us);
     let mut text = format!("budget of a 4 KiB write at queue depth 1: {mean:.0} us in all\n");
     for (name, total_after) in &after {
-        let Some(hop) = name.strip_suffix("_total_us") else { continue };
+        let Some(hop) = name.strip_suffix("_us_sum") else { continue };
         let count_name = format!("{hop}_count");
         let grown = |name: &str, now: u64| now.saturating_sub(before.get(name).copied().unwrap_or(0));
         let count = grown(&count_name, after.get(&count_name).copied().unwrap_or(0));
