@@ -818,6 +818,25 @@ fn enospc_split() {
     put(&mut world, 5, (0, 0), 8).unwrap();
 }
 
+/// Room that is back is found out by asking: a group in which nothing goes through hears of it in no other way.
+#[test]
+fn room_that_is_back_is_noticed_without_a_write() {
+    let mut world = serving(3, 3, None);
+    put(&mut world, 1, (0, 0), 5).unwrap();
+    for node in [B, C] {
+        world.nodes.get_mut(&node).unwrap().store.credits = 0;
+    }
+    // The next report tells the primary.
+    put(&mut world, 2, (0, 0), 6).unwrap();
+    assert_eq!(ask(&mut world, write_of(S, 3, 0, (0, 0), 7), 500), Some(Err(DataError::NoSpace)));
+    for node in [B, C] {
+        world.nodes.get_mut(&node).unwrap().store.credits = u64::MAX;
+    }
+    world.run_ms(1000);
+    put(&mut world, 4, (0, 0), 8).unwrap();
+    assert_eq!(value_at(&mut world, (0, 0)), Ok(8));
+}
+
 #[test]
 fn repair_from_stale() {
     let mut world = serving(3, 3, None);
