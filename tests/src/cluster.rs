@@ -63,8 +63,8 @@ impl Cluster {
     /// # Panics
     /// When it ends or takes too long.
     pub fn run_dev(&mut self) {
-        let mut command = self.weft(&["dev", "--journal-mib", JOURNAL_MIB, "--mount"]);
-        command.arg(&self.mount).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+        let mut command = self.weft(&["dev", "--journal-mib", JOURNAL_MIB]);
+        command.arg("--mount").arg(&self.mount).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         self.foreground = Some(child);
