@@ -2,7 +2,8 @@
 //!
 //! Guarantees: `DataStatus::applied` is raised only after every machine has taken the map in, carried its actions out and
 //! ended its batch; so what the map takes a right from is either sequenced or refused (design 4.3). The data of a group
-//! that is no longer placed here are kept: only its machine goes. Must not know: who decided the map, or why.
+//! that is no longer placed here are kept, only its machine goes; the data of a volume that is no more are deleted.
+//! Must not know: who decided the map, or why.
 
 use super::groups::{GroupKey, OpenGroupError, others};
 use super::node::{DataNode, Stage};
@@ -42,6 +43,7 @@ pub(super) fn apply(node: &mut DataNode, map: &Arc<ClusterMap>) {
     }
     node.leading = leading;
     node.drop_groups(&placed);
+    node.delete_groups_of_gone_volumes(&volumes);
     node.forget_sessions();
     node.settle();
     node.raise_applied();
@@ -73,6 +75,28 @@ impl DataNode {
             self.groups.remove(&key);
             self.touched.remove(&key);
             tracing::info!(pg = %key.pg, disk = %key.disk, "group is no longer placed here; its data are kept");
+        }
+    }
+
+    /// A volume's id is never used again and the map names every volume that exists, so a group of a volume that it does
+    /// not name can never be asked for. (A group of a living volume that is placed elsewhere is another matter: its
+    /// data here may be the last good copy, and only an operator may discard it.)
+    fn delete_groups_of_gone_volumes(&mut self, volumes: &HashMap<VolumeId, &VolumeRecord>) {
+        let mut failed: Vec<(DiskId, String)> = Vec::new();
+        for (id, disk) in self.disks.iter_mut().filter(|(_, disk)| disk.failure().is_none()) {
+            let gone: Vec<PgId> = disk.store.pgs().filter(|pg| !volumes.contains_key(&pg.volume)).collect();
+            for pg in gone {
+                match disk.store.remove_pg(pg) {
+                    Ok(_) => {
+                        disk.want_sync(pg);
+                        tracing::info!(%pg, disk = %id, "its volume was deleted; so are its data");
+                    }
+                    Err(error) => failed.push((*id, format!("cannot delete group {pg}: {error}"))),
+                }
+            }
+        }
+        for (disk, why) in failed {
+            self.fail_disk(disk, &why);
         }
     }
 

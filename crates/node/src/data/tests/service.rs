@@ -6,7 +6,7 @@ use crate::bridge::{ReclaimTo, ToData};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use weft_meta::Command;
+use weft_meta::{Command, CommandReply};
 use weft_proto::data::{DataReply, DataRequest, TruncateRequest};
 use weft_types::error::NotServing;
 use weft_types::limits::BACKUP_PROGRESS_TIMEOUT;
@@ -256,4 +256,42 @@ fn a_journal_that_fills_up_is_emptied_while_writes_go_on() {
         }
         cluster.assert_replicas_agree(3).await;
     });
+}
+
+#[test]
+fn deleting_a_volume_gives_its_space_back() {
+    scenario(|| async {
+        let cluster = Cluster::start(2).await;
+        let client = Client::open(&cluster).await;
+        for index in 0..8 {
+            client.write(client.chunk(7, index), 0, &pattern(u64::from(index), 16)).await;
+        }
+        let disk = cluster.disk_path(NodeId(1));
+        let began = Instant::now();
+        while chunk_files(&disk) < 8 {
+            assert!(began.elapsed() < Duration::from_secs(30), "the checkpoint made no chunk files");
+            sleep(Duration::from_millis(100)).await;
+        }
+        let volume = cluster.volume();
+        cluster.command(Command::CloseSession { session: client.session });
+        cluster.command(Command::DeleteVolume { name: super::cluster::VOLUME.to_owned() });
+        while !matches!(
+            cluster.command(Command::PurgeVolume { volume, max_records: 1000 }),
+            CommandReply::VolumePurge { finished: true }
+        ) {}
+        cluster.publish().await;
+        while chunk_files(&disk) > 0 {
+            assert!(began.elapsed() < Duration::from_secs(60), "{} chunk files are left", chunk_files(&disk));
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
+}
+
+/// Regular files below the disk's `chunks` directory.
+fn chunk_files(disk: &std::path::Path) -> usize {
+    fn count(directory: &std::path::Path) -> usize {
+        let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+        entries.flatten().map(|e| if e.path().is_dir() { count(&e.path()) } else { 1 }).sum()
+    }
+    count(&disk.join("chunks"))
 }
