@@ -574,9 +574,10 @@ impl Resync {
             self.refilled = now;
             let most = (bytes_per_second / 4).max(RESYNC_COPY_BYTES as u64);
             self.allowance_bytes = (self.allowance_bytes + gained).min(most);
-            if self.allowance_bytes == most {
-                self.progress = self.progress.max(now);
-            }
+        }
+        if self.allowance_bytes < RESYNC_COPY_BYTES as u64 {
+            // Waiting for the pace is no stall.
+            self.progress = self.progress.max(now);
         }
     }
 }

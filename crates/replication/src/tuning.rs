@@ -26,14 +26,14 @@ pub const MAX_WAITING_REQUESTS: usize = 1024;
 /// Data of requests that wait in one group.
 pub const MAX_WAITING_BYTES: usize = 16 << 20;
 /// Sent to one member from the journal and not yet acknowledged: hides a round trip, bounds memory.
-pub const MAX_STREAM_BYTES: usize = 4 << 20;
+pub const MAX_STREAM_BYTES: usize = 2 << 20;
 
 /// Chunks of one resync that are compared or copied at a time.
 pub const RESYNC_PARALLEL_CHUNKS: usize = 4;
 /// One resync copy: long enough for sequential disk speed, short enough not to hold block locks for long.
 pub const RESYNC_COPY_BYTES: usize = 256 << 10;
 /// Copies sequenced or being read and not yet on the target.
-pub const RESYNC_WINDOW_BYTES: usize = 2 << 20;
+pub const RESYNC_WINDOW_BYTES: usize = 1 << 20;
 /// Until the shell says otherwise.
 pub const RESYNC_DEFAULT_BYTES_PER_SECOND: u64 = 64 << 20;
 /// Chunks in one page of a listing: 12 bytes each, well within a frame's header.

@@ -58,7 +58,8 @@ pub const LOSSLESS_WAIT: Duration = Duration::from_secs(60);
 pub const DEFAULT_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Bytes that wait to be sent on one channel of a connection; beyond that calls wait and one-way messages are refused.
-pub const MAX_QUEUED_BYTES_PER_CHANNEL: usize = 16 << 20;
+/// Room for the catch-up of sixteen placement groups at a time, what a node leads of a default volume when another died.
+pub const MAX_QUEUED_BYTES_PER_CHANNEL: usize = 48 << 20;
 /// Answers that wait to be sent on one connection before no further request is read from it.
 pub const MAX_QUEUED_REPLY_BYTES: usize = 4 << 20;
 /// From dialing to a usable connection.

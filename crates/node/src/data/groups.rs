@@ -10,7 +10,7 @@ use super::view::{GroupView, dedupe_table, replica_state};
 use crate::bridge::ToControl;
 use std::sync::Arc;
 use std::time::Instant;
-use weft_proto::replication::Envelope;
+use weft_proto::replication::{Envelope, Message as PeerMessage};
 use weft_replication::{Action, Event, GroupMap, Replica, ReplicaConfig, Reply, Report, RequestToken};
 use weft_store::{Repaired, Store, StoreError};
 use weft_types::map::VolumeRecord;
@@ -202,6 +202,12 @@ impl DataNode {
         }
         if !self.peers.send(node, &envelope) {
             self.counters.peer_messages_unsent += 1;
+            if matches!(envelope.message, PeerMessage::Append(_)) {
+                // The queue is full. The machine takes the stream for reliable while the connection holds: it has to
+                // know that entries are missing, or it would wait for ever for what was never sent.
+                let key = GroupKey { pg: envelope.pg, disk: envelope.from };
+                self.ready.push_back((key, Event::PeerDown(envelope.to)));
+            }
         }
     }
 
