@@ -243,6 +243,7 @@ impl Cluster {
         pids.push(child.id().to_string());
         let _ = run(Command::new("kill").arg("-9").args(&pids));
         child.wait().unwrap();
+        wait_until("the killed processes to be gone", Duration::from_secs(30), || pids.iter().all(|pid| is_dead(pid)));
     }
 
     /// What is left after a test killed nodes and mount itself: the foreground command.
@@ -307,6 +308,12 @@ pub fn weft_on(data: &Path, words: &[&str]) -> Command {
         command.arg("--cluster").arg(data);
     }
     command
+}
+
+/// Gone, or a zombie that nobody has collected yet.
+fn is_dead(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().is_empty() || rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// Whether something is mounted at exactly this path.

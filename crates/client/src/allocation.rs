@@ -1,7 +1,8 @@
 //! Allocated bytes of files, for `st_blocks`: asked of the placement groups, remembered while they cannot have changed
 //! much.
 //!
-//! Guarantees: at most a second old while a file is being written, exact when it is not; bounded memory.
+//! Guarantees: at most a second old while a file is being written, exact after a flush and when it is not written; bounded
+//! memory.
 
 use crate::client::Inner;
 use crate::shell::boot_time;
@@ -37,6 +38,14 @@ impl Allocations {
         // Every change of the contents moves the modification time within a second (size and time are committed then).
         let unchanged = known.modified == record.attributes.modified && age < SERVES_FOR * 60;
         (age < SERVES_FOR || unchanged).then_some(known.bytes)
+    }
+
+    /// A flush or a discard of this client: what is remembered is not shown any more, except where nobody answers.
+    pub(crate) fn changed(&mut self, inode: InodeNumber) {
+        if let Some(known) = self.known.get_mut(&inode) {
+            known.asked_at = BootTime::ZERO;
+            known.modified = Timestamp { seconds: i64::MIN, nanoseconds: 0 };
+        }
     }
 
     fn remember(&mut self, record: &FileRecord, now: BootTime, bytes: u64) {

@@ -182,7 +182,10 @@ impl OpenFile {
             let life = self.file.life()?;
             match self.write_once(offset, data.clone(), durability).await {
                 Err(ErrorKind::Stale) => self.file.refresh_past(&self.client, life).await?,
-                result => return result,
+                result => {
+                    self.client.allocations.borrow_mut().changed(self.file.inode);
+                    return result;
+                }
             }
         }
     }
@@ -243,6 +246,7 @@ impl OpenFile {
         let _ = scope;
         let (answers, committed) =
             tokio::join!(self.client.flush_all_groups(inode), self.file.commit_if_grown(&self.client));
+        self.client.allocations.borrow_mut().changed(inode);
         let risen = self.losses.borrow_mut().flushed(&answers?);
         committed?;
         risen.map_err(|risen| {

@@ -6,6 +6,10 @@ use crate::failure::{Failure, Outcome};
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A node that was killed a moment ago may still be on its way out of the kernel.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Root, and a kernel with FUSE: needed to mount.
 ///
@@ -115,6 +119,10 @@ pub fn node_count(state: &State, asked: u8, root: &Path) -> Outcome {
 /// When one is in use.
 pub fn ports(nodes: &[Node]) -> Outcome {
     for address in nodes.iter().flat_map(|n| [n.control_address, n.data_address, n.join_address]) {
+        let deadline = Instant::now() + PORT_PATIENCE;
+        while port(address).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
         port(address)?;
     }
     Ok(())
