@@ -182,10 +182,7 @@ impl OpenFile {
             let life = self.file.life()?;
             match self.write_once(offset, data.clone(), durability).await {
                 Err(ErrorKind::Stale) => self.file.refresh_past(&self.client, life).await?,
-                result => {
-                    self.client.allocations.borrow_mut().changed(self.file.inode);
-                    return result;
-                }
+                result => return result,
             }
         }
     }
@@ -274,7 +271,10 @@ impl OpenFile {
             let life = self.file.life()?;
             match self.discard_once(range.clone(), life).await {
                 Err(ErrorKind::Stale) => self.file.refresh_past(&self.client, life).await?,
-                result => return result,
+                result => {
+                    self.client.allocations.borrow_mut().changed(self.file.inode);
+                    return result;
+                }
             }
         }
     }
