@@ -322,6 +322,8 @@ impl Client {
             for file in files {
                 file.close_for_good(&inner).await?;
             }
+            // From here on nobody is told that the session is gone: that is what was asked for.
+            inner.closed.set(true);
             let request = ControlRequest::CloseSession { session: inner.session };
             inner.control.call(None, || request.clone()).await
         };
@@ -349,6 +351,9 @@ impl Inner {
 
     /// The metadata group says that the session was struck off.
     pub(crate) fn struck(&self) {
+        if !self.is_open() {
+            return;
+        }
         self.clock.borrow_mut().struck();
         self.engine.step(Event::Fenced);
     }
