@@ -94,6 +94,10 @@ async fn fetch_wanted_maps(client: Weak<Inner>) {
 }
 
 pub fn take_map(client: &Rc<Inner>, map: ClusterMap) {
+    if !client.is_open() {
+        // The map after a clean end does not list the session, and that is no fence.
+        return;
+    }
     let present = || map.nodes.iter().filter(|n| n.state != NodeState::Removed);
     client.control.learned(present().map(|n| n.control_address).collect());
     let used: Vec<_> = present().flat_map(|n| [n.control_address, n.data_address]).collect();
