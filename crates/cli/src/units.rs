@@ -36,7 +36,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     }
     let value: f64 = number.parse().map_err(|_| wrong())?;
     let product = value * scale as f64;
-    if product.is_finite() && product >= 0.0 && product < 9e18 { Ok(product as u64) } else { Err(wrong()) }
+    if (0.0..9e18).contains(&product) { Ok(product as u64) } else { Err(wrong()) }
 }
 
 /// Reads `30s`, `15m`, `2h`, `7d`.

@@ -79,8 +79,10 @@ fn disk(context: Context<'_>, directory: &Path) -> Outcome {
             ("synced at least to", disk.synced_to.to_string()),
             ("opened", format!("{} times", disk.openings)),
         ]);
-        let mut groups =
-            Listing::new(&["group", "log end", "committed", "applied", "complete to", ">sessions"], "no placement groups");
+        let mut groups = Listing::new(
+            &["group", "log end", "committed", "applied", "complete to", ">sessions"],
+            "no placement groups",
+        );
         for group in &disk.groups {
             groups.row([
                 group.pg.to_string(),
@@ -119,7 +121,8 @@ fn chunk(context: Context<'_>, arguments: &ChunkArguments) -> Outcome {
     let mut shown = Vec::new();
     for (pg, chunk) in wanted {
         // One that is gone by now was deleted meanwhile.
-        let found = inspect::describe_chunk(&disk, pg, chunk).doing(format!("look into chunk {chunk} of group {pg}"))?;
+        let found =
+            inspect::describe_chunk(&disk, pg, chunk).doing(format!("look into chunk {chunk} of group {pg}"))?;
         shown.extend(found.map(|file| ChunkShown { pg, chunk, file }));
     }
     context.audience.show(&shown, |shown| describe_chunks(shown))?;

@@ -23,7 +23,7 @@ impl Mounted {
 #[must_use]
 pub fn mounted_at(path: &Path) -> Option<Mounted> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    table.lines().filter_map(parse_line).filter(|(point, _)| point == path).last().map(|(_, mounted)| mounted)
+    table.lines().filter_map(parse_line).rfind(|(point, _)| point == path).map(|(_, mounted)| mounted)
 }
 
 /// Unmounts, in the middle of whatever goes on when `flags` say so.

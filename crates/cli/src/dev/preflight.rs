@@ -85,7 +85,9 @@ pub fn data_directory(root: &Path) -> Outcome {
     let names: Vec<String> = match fs::read_dir(root) {
         Ok(entries) => entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect(),
         Err(error) => {
-            return Err(Failure::input(format!("could not read {shown}: {error}; choose another directory with --dir")));
+            return Err(Failure::input(format!(
+                "could not read {shown}: {error}; choose another directory with --dir"
+            )));
         }
     };
     let ours = |name: &String| name.ends_with(".lock") || name == "dev.json" || name == "lost+found";

@@ -170,6 +170,8 @@ impl ServedImage {
             if socket.exists() {
                 match NbdClient::connect(socket) {
                     Ok(connection) => return Ok(Self { connection, child, directory }),
+                    // The socket has its name a moment before the server listens on it.
+                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
                     Err(error) => break error.to_string(),
                 }
             }
