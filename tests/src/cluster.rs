@@ -52,8 +52,7 @@ impl Cluster {
     #[must_use]
     pub fn start_in(data: PathBuf, files: TempDir, turn: File) -> Self {
         let mount = files.path().join("mnt");
-        let mut cluster =
-            Self { data, mount, foreground: None, said: Arc::default(), _files: files, _turn: turn };
+        let mut cluster = Self { data, mount, foreground: None, said: Arc::default(), _files: files, _turn: turn };
         cluster.run_dev();
         cluster
     }
@@ -155,7 +154,11 @@ impl Cluster {
         let status = self.json(&["dev", "status"]);
         let nodes = status["nodes"].as_array().into_iter().flatten();
         let mounts = status["mounts"].as_array().into_iter().flatten();
-        nodes.flat_map(|n| [&n["pid"], &n["worker_pid"]]).chain(mounts.map(|m| &m["pid"])).filter_map(Value::as_i64).collect()
+        nodes
+            .flat_map(|n| [&n["pid"], &n["worker_pid"]])
+            .chain(mounts.map(|m| &m["pid"]))
+            .filter_map(Value::as_i64)
+            .collect()
     }
 
     /// Waits until every replica is in sync.
@@ -338,7 +341,11 @@ pub fn wait_until(what: &str, patience: Duration, mut holds: impl FnMut() -> boo
 /// Bytes that cannot be confused with those of another place: every 8-byte word tells its own offset and a seed.
 #[must_use]
 pub fn pattern(seed: u64, offset: u64, length: usize) -> Vec<u8> {
-    (0..length / 8).flat_map(|word| (seed.rotate_left(32) ^ (offset + word as u64 * 8)).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
+    (0..length / 8)
+        .flat_map(|word| {
+            (seed.rotate_left(32) ^ (offset + word as u64 * 8)).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()
+        })
+        .collect()
 }
 
 /// Runs a program with a file of the mount as its last argument.

@@ -15,7 +15,11 @@ pub fn weft_binary() -> PathBuf {
     // Test programs lie in PROFILE/deps.
     let test = std::env::current_exe().unwrap();
     let beside = test.parent().and_then(|deps| deps.parent()).unwrap().join("weft");
-    assert!(beside.is_file(), "{} is not built: run `cargo xtask test`, or `cargo build --release` first", beside.display());
+    assert!(
+        beside.is_file(),
+        "{} is not built: run `cargo xtask test`, or `cargo build --release` first",
+        beside.display()
+    );
     beside
 }
 

@@ -104,7 +104,9 @@ fn images(cluster: &Cluster) {
     assert!(fs::read(cluster.mount().join("dir/whole.raw")).unwrap() == vec![7u8; 8 << 20]);
     refused(&mut import(&path("data.raw"), "vms/dir/whole.raw"), &["exists already"]);
     let back = path("back.qcow2");
-    let export = |target: &Path| cluster.weft(&["image", "export", "vms/dir/whole.raw", target.to_str().unwrap(), "--format", "qcow2"]);
+    let export = |target: &Path| {
+        cluster.weft(&["image", "export", "vms/dir/whole.raw", target.to_str().unwrap(), "--format", "qcow2"])
+    };
     let _ = run(&mut export(&back));
     let _ = run(Command::new("qemu-img").args(["compare", "-q"]).arg(path("data.raw")).arg(&back));
     refused(&mut export(&back), &["exists already"]);
@@ -124,7 +126,8 @@ fn tokens(cluster: &Cluster) {
     fails(&mut join(&token, "second"), &["could not join"]);
     assert!(!files.path().join("second").exists(), "a refused join left an identity");
     refused(&mut join("weft-nonsense", "third"), &["token"]);
-    let short = cluster.ok(&["token", "create", "--role", "client", "--name", "late", "--valid", "1s"]).trim().to_owned();
+    let short =
+        cluster.ok(&["token", "create", "--role", "client", "--name", "late", "--valid", "1s"]).trim().to_owned();
     std::thread::sleep(std::time::Duration::from_millis(2500));
     fails(&mut join(&short, "fourth"), &["could not join"]);
     let node = cluster.ok(&["token", "create", "--role", "node", "--name", "extra"]).trim().to_owned();

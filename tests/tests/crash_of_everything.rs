@@ -92,7 +92,9 @@ fn what_was_fsynced_survives_kill_of_all_processes_at_once() {
                 std::thread::spawn(move || write_rounds(&file, &ledger, thread, 2))
             })
             .collect();
-        wait_until("fsyncs", Duration::from_secs(60), || ledger.syncs.load(Ordering::SeqCst) >= SYNCS_BEFORE_CRASH * cycle);
+        wait_until("fsyncs", Duration::from_secs(60), || {
+            ledger.syncs.load(Ordering::SeqCst) >= SYNCS_BEFORE_CRASH * cycle
+        });
         cluster.kill_everything();
         ledger.stop.store(true, Ordering::SeqCst);
         threads.into_iter().for_each(|thread| thread.join().unwrap());
@@ -129,7 +131,10 @@ fn fio_verifies_what_it_wrote_before_all_processes_were_killed() {
     eprintln!("$ {}", show(&writing));
     // Its own end is an I/O error: the mount is dead.
     let _ = writing.output().unwrap();
-    let state = std::fs::read_dir(&directory).unwrap().flatten().find(|e| e.file_name().to_string_lossy().contains("verify.state"));
+    let state = std::fs::read_dir(&directory)
+        .unwrap()
+        .flatten()
+        .find(|e| e.file_name().to_string_lossy().contains("verify.state"));
     assert!(state.is_some(), "fio saved no state");
     cluster.kill_everything_left();
     cluster.run_dev();

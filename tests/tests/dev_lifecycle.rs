@@ -70,7 +70,8 @@ fn a_second_mount_sees_the_same_files_and_outlives_a_worker_crash() {
     cluster.wait_healthy();
     cluster.assert_replicas_identical();
 
-    let unmounted = weft_tests::program::run(Command::new(weft_tests::program::weft_binary()).arg("unmount").arg(&other));
+    let unmounted =
+        weft_tests::program::run(Command::new(weft_tests::program::weft_binary()).arg("unmount").arg(&other));
     assert!(unmounted.contains("unmounted") && !is_mounted(&other));
     cluster.check_memory();
 }

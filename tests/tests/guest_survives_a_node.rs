@@ -30,7 +30,10 @@ fn a_guest_writes_through_the_death_of_any_node_and_loses_nothing() {
 
 fn run_guest(cluster: &Cluster, source: &std::path::Path, name: &str, node: u64, aio: Aio) {
     let seed = 1000 + node;
-    eprintln!("--- {name}: node {node} is killed{}, aio={aio:?}", if cluster.leader() == node { ", the metadata leader" } else { "" });
+    eprintln!(
+        "--- {name}: node {node} is killed{}, aio={aio:?}",
+        if cluster.leader() == node { ", the metadata leader" } else { "" }
+    );
     let in_volume = format!("vms/{name}");
     eprint!("{}", cluster.ok(&["image", "import", source.to_str().unwrap(), &in_volume]));
     let disk = cluster.mount().join(name);

@@ -176,10 +176,7 @@ fn extended_attributes_are_kept_and_listed(room: &Path) {
     rustix::fs::setxattr(&path, "user.small", b"value", XattrFlags::empty()).unwrap();
     let large = vec![7u8; 60_000];
     rustix::fs::setxattr(&path, "user.large", &large, XattrFlags::CREATE).unwrap();
-    assert_eq!(
-        rustix::fs::setxattr(&path, "user.large", b"", XattrFlags::CREATE),
-        Err(rustix::io::Errno::EXIST)
-    );
+    assert_eq!(rustix::fs::setxattr(&path, "user.large", b"", XattrFlags::CREATE), Err(rustix::io::Errno::EXIST));
     let mut buffer = vec![0u8; 65_536];
     let length = rustix::fs::getxattr(&path, "user.large", buffer.as_mut_slice()).unwrap();
     assert_eq!(buffer[..length], large);
@@ -238,7 +235,8 @@ fn space_is_reserved_punched_and_zeroed(room: &Path) {
 
 fn direct_and_synchronous_io_read_what_was_written(room: &Path) {
     let path = room.join("file");
-    let open = |flags: i32| OpenOptions::new().create(true).read(true).write(true).custom_flags(flags).open(&path).unwrap();
+    let open =
+        |flags: i32| OpenOptions::new().create(true).read(true).write(true).custom_flags(flags).open(&path).unwrap();
     let direct = open(O_DIRECT);
     let layout = std::alloc::Layout::from_size_align(1 << 20, 4096).unwrap();
     let mut aligned = Aligned::new(layout);

@@ -33,7 +33,10 @@ fn writes_wait_while_two_of_three_nodes_are_gone_and_go_on_when_one_returns() {
     assert!(early.is_err(), "a write was answered without a second replica: {early:?}");
     let status = said(&output(&mut cluster.weft(&["dev", "status"])));
     assert!(status.contains("down"), "{status}");
-    assert!(status.contains("majority") || status.contains("wait") || status.contains("serve nothing"), "says not why: {status}");
+    assert!(
+        status.contains("majority") || status.contains("wait") || status.contains("serve nothing"),
+        "says not why: {status}"
+    );
     let health = output(&mut cluster.weft(&["cluster", "health"]));
     assert_eq!(health.status.code(), Some(1), "{}", said(&health));
 

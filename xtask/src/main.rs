@@ -53,6 +53,14 @@ fn ci() -> Result<(), String> {
 }
 
 fn fix() -> Result<(), String> {
-    run(cargo().args(["clippy", "--release", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"]))?;
+    run(cargo().args([
+        "clippy",
+        "--release",
+        "--workspace",
+        "--all-targets",
+        "--fix",
+        "--allow-dirty",
+        "--allow-staged",
+    ]))?;
     run(cargo().args(["fmt", "--all"]))
 }

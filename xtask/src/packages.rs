@@ -59,8 +59,12 @@ fn ensure(tools: &[Tool]) -> Result<(), String> {
         return Ok(());
     }
     // A machine may carry a newer qemu-utils than its release has; qemu-system-x86 then needs the release's own.
-    let pinned: Vec<String> =
-        packages.iter().filter(|p| **p != "qemu-utils").map(|p| (*p).to_owned()).chain([release_qemu_utils()?]).collect();
+    let pinned: Vec<String> = packages
+        .iter()
+        .filter(|p| **p != "qemu-utils")
+        .map(|p| (*p).to_owned())
+        .chain([release_qemu_utils()?])
+        .collect();
     let pinned: Vec<&str> = pinned.iter().map(String::as_str).collect();
     run(&mut install(&pinned))
 }

@@ -10,8 +10,15 @@ use std::time::{Duration, Instant};
 /// A boot without KVM on a busy machine takes well under this.
 const BOOT_PATIENCE: Duration = Duration::from_secs(120);
 /// What no guest on healthy storage ever prints.
-const TROUBLE: [&str; 7] =
-    ["I/O error", "EXT4-fs error", "EXT4-fs warning", "read-only", "blocked for more than", "Kernel panic", "weft-guest: failed"];
+const TROUBLE: [&str; 7] = [
+    "I/O error",
+    "EXT4-fs error",
+    "EXT4-fs warning",
+    "read-only",
+    "blocked for more than",
+    "Kernel panic",
+    "weft-guest: failed",
+];
 
 /// How QEMU talks to the image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +70,9 @@ impl Machine {
             .arg("-initrd")
             .arg(initramfs)
             .arg("-append")
-            .arg(format!("console=ttyS0 panic=-1 quiet loglevel=4 weft.mode={mode} weft.mib={mebibytes} weft.seed={seed}"))
+            .arg(format!(
+                "console=ttyS0 panic=-1 quiet loglevel=4 weft.mode={mode} weft.mib={mebibytes} weft.seed={seed}"
+            ))
             .arg("-drive")
             .arg(format!("file={},format=raw,if=none,id=disk,cache=none,aio={aio}", image.display()))
             .args(["-device", "virtio-blk-pci,drive=disk"])

@@ -18,11 +18,27 @@ pub struct Job {
 
 pub const JOBS: &[Job] = &[
     Job { name: "w4k-qd1", pattern: "randwrite", block: "4k", depth: 1, more: &[], first: 1.5, goal: 2.5 },
-    Job { name: "w4k-qd1-fsync", pattern: "randwrite", block: "4k", depth: 1, more: &["--fsync=1"], first: 2.0, goal: 4.0 },
+    Job {
+        name: "w4k-qd1-fsync",
+        pattern: "randwrite",
+        block: "4k",
+        depth: 1,
+        more: &["--fsync=1"],
+        first: 2.0,
+        goal: 4.0,
+    },
     Job { name: "r4k-qd1", pattern: "randread", block: "4k", depth: 1, more: &[], first: 1.5, goal: 2.5 },
     Job { name: "w4k-qd32", pattern: "randwrite", block: "4k", depth: 32, more: &[], first: 4.0, goal: 8.0 },
     Job { name: "r4k-qd32", pattern: "randread", block: "4k", depth: 32, more: &[], first: 3.0, goal: 6.0 },
-    Job { name: "rw16k-qd16", pattern: "randrw", block: "16k", depth: 16, more: &["--rwmixread=70"], first: 3.0, goal: 5.0 },
+    Job {
+        name: "rw16k-qd16",
+        pattern: "randrw",
+        block: "16k",
+        depth: 16,
+        more: &["--rwmixread=70"],
+        first: 3.0,
+        goal: 5.0,
+    },
     Job { name: "w1m-qd8", pattern: "write", block: "1M", depth: 8, more: &[], first: 0.8, goal: 2.0 },
     Job { name: "r1m-qd8", pattern: "read", block: "1M", depth: 8, more: &[], first: 1.0, goal: 2.0 },
 ];

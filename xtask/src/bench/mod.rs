@@ -65,8 +65,9 @@ pub fn run_bench(arguments: &BenchArguments) -> Result<(), String> {
     println!("{}", report::memory(&memory));
     println!("{budget}");
     if let Some(path) = &arguments.json {
-        let text = serde_json::to_string_pretty(&report::Document { weft: &ours, peer: peer.as_ref(), memory: &memory })
-            .map_err(|e| e.to_string())?;
+        let text =
+            serde_json::to_string_pretty(&report::Document { weft: &ours, peer: peer.as_ref(), memory: &memory })
+                .map_err(|e| e.to_string())?;
         std::fs::write(path, text).map_err(|e| format!("could not write {}: {e}", path.display()))?;
     }
     report::check_memory(&memory)

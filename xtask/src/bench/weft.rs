@@ -91,7 +91,8 @@ impl DevCluster {
     pub fn memory(&self) -> Result<Vec<ProcessMemory>, String> {
         let output = capture(&mut self.weft(&["dev", "status", "--json"]))?;
         let status: Status = serde_json::from_slice(&output.stdout).map_err(|e| format!("weft dev status: {e}"))?;
-        let row = |who: String, m: &Memory| ProcessMemory { who, resident_bytes: m.resident_bytes, peak_bytes: m.peak_bytes };
+        let row =
+            |who: String, m: &Memory| ProcessMemory { who, resident_bytes: m.resident_bytes, peak_bytes: m.peak_bytes };
         let nodes = status.nodes.iter().map(|n| row(format!("node {}", n.number), &n.memory));
         let mounts = status.mounts.iter().map(|m| row(format!("mount {}", m.client), &m.memory));
         Ok(nodes.chain(mounts).collect())
