@@ -5,6 +5,9 @@
 //! no agent. Guarantees: every byte written is checkable later from nothing but the seed; a time is reported for the
 //! slowest write-and-fsync, and the gap between two completed ones, measured by the guest's own monotonic clock.
 
+#[path = "churn.rs"]
+mod churn;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::{Duration, Instant};
@@ -24,6 +27,8 @@ fn main() {
         "write" => write_all(megabytes, seed),
         "verify" => verify_all(megabytes, seed),
         "idle" => Ok("idle".to_owned()),
+        "churn" => churn::run(seed),
+        "recheck" => churn::recheck(megabytes, seed),
         other => Err(format!("unknown mode `{other}`")),
     };
     match outcome {

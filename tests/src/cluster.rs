@@ -1,16 +1,15 @@
 //! A `weft dev` cluster for one test.
 
-use crate::exclusive;
+use crate::isolation::Isolation;
 use crate::program::{self, output, run, said, weft_binary};
+use rustix::process::Pid;
 use serde_json::Value;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 /// What a node or a mount may take at its peak (issue: under 256 MiB in every test).
 pub const MEMORY_LIMIT_BYTES: u64 = 256 << 20;
@@ -27,9 +26,8 @@ pub struct Cluster {
     mount: PathBuf,
     foreground: Option<Child>,
     said: Arc<Mutex<Vec<String>>>,
-    // Dropped last, in this order: files go before the turn ends.
-    _files: TempDir,
-    _turn: File,
+    // Dropped last: whatever is left goes with it.
+    isolation: Isolation,
 }
 
 impl Cluster {
@@ -39,20 +37,18 @@ impl Cluster {
     /// When it does not become ready.
     #[must_use]
     pub fn start() -> Self {
-        let turn = exclusive::turn();
-        let files = tempfile::Builder::new().prefix("weft-test-").tempdir().unwrap();
-        let data = files.path().join("data");
-        Self::start_in(data, files, turn)
+        Self::start_in(Isolation::enter(), "data")
     }
 
-    /// The same with everything it keeps below `data`, which the caller has prepared (a small file system, say).
+    /// The same in a namespace that the caller has, with everything it keeps below the directory `data` of its files (a
+    /// small file system, say).
     ///
     /// # Panics
     /// When it does not become ready.
     #[must_use]
-    pub fn start_in(data: PathBuf, files: TempDir, turn: File) -> Self {
-        let mount = files.path().join("mnt");
-        let mut cluster = Self { data, mount, foreground: None, said: Arc::default(), _files: files, _turn: turn };
+    pub fn start_in(isolation: Isolation, data: &str) -> Self {
+        let (data, mount) = (isolation.files().join(data), isolation.files().join("mnt"));
+        let mut cluster = Self { data, mount, foreground: None, said: Arc::default(), isolation };
         cluster.run_dev();
         cluster
     }
@@ -96,6 +92,12 @@ impl Cluster {
         &self.mount
     }
 
+    /// Where the test may keep files of its own; deleted with the cluster.
+    #[must_use]
+    pub fn files(&self) -> &Path {
+        self.isolation.files()
+    }
+
     #[must_use]
     pub fn data(&self) -> &Path {
         &self.data
@@ -133,6 +135,20 @@ impl Cluster {
     /// Kills a node with SIGKILL, parent and worker.
     pub fn kill_node(&self, number: u64) {
         eprint!("{}", self.ok(&["dev", "kill", &number.to_string()]));
+    }
+
+    /// Parent and worker of a node, to be killed at a moment that a command would miss.
+    ///
+    /// # Panics
+    /// When the node does not run.
+    #[must_use]
+    pub fn processes_of_node(&self, number: u64) -> Vec<Pid> {
+        let status = self.json(&["dev", "status"]);
+        let node = status["nodes"].as_array().and_then(|nodes| nodes.iter().find(|n| n["number"] == number));
+        let node = node.expect("a node of this number");
+        let pid = |name: &str| node[name].as_i64().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        // The parent first: it would start the worker anew.
+        vec![pid("pid").expect("the node runs"), pid("worker_pid").expect("its worker runs")]
     }
 
     pub fn start_node(&self, number: u64) {
@@ -221,7 +237,7 @@ impl Cluster {
     pub fn stop(&mut self) {
         let pids = self.process_ids();
         let mut child = self.foreground.take().expect("weft dev runs");
-        let pid = rustix::process::Pid::from_child(&child);
+        let pid = Pid::from_child(&child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
         let mut status = None;
         wait_until("weft dev to stop", STOP_PATIENCE, || {
@@ -231,7 +247,7 @@ impl Cluster {
         assert!(status.is_some_and(|s| s.success()), "weft dev ended with {status:?}");
         assert!(!is_mounted(&self.mount), "{} is still mounted", self.mount.display());
         for pid in pids {
-            assert!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} is left");
+            assert!(is_dead(&pid.to_string()), "process {pid} is left");
         }
     }
 
@@ -257,6 +273,15 @@ impl Cluster {
         let mut child = self.foreground.take().expect("weft dev runs");
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Collects the foreground command, which somebody else has stopped.
+    ///
+    /// # Panics
+    /// When it did not end well.
+    pub fn forget_foreground(&mut self) {
+        let status = self.foreground.take().expect("weft dev ran").wait().unwrap();
+        assert!(status.success(), "weft dev ended with {status}");
     }
 
     /// The JSON of a command that may say with its exit code that something is wrong.
@@ -294,9 +319,7 @@ impl Drop for Cluster {
             }
             let _ = child.wait();
         }
-        if is_mounted(&self.mount) {
-            let _ = Command::new("umount").arg("-l").arg(&self.mount).output();
-        }
+        // What could not be stopped is ended by the guard of the namespace.
     }
 }
 
@@ -314,7 +337,8 @@ pub fn weft_on(data: &Path, words: &[&str]) -> Command {
 }
 
 /// Gone, or a zombie that nobody has collected yet.
-fn is_dead(pid: &str) -> bool {
+#[must_use]
+pub fn is_dead(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().is_empty() || rest.trim_start().starts_with(['Z', 'X']))
 }

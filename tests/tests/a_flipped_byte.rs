@@ -19,7 +19,7 @@ fn a_flipped_byte_is_read_around_repaired_and_reported() {
     let disk = cluster.data().join("node-1/disks/0");
     // The first chunk files appear with the first checkpoint.
     let mut chunks = Vec::new();
-    wait_until("the chunk files of node 1", Duration::from_secs(60), || {
+    wait_until("the chunk files of node 1", Duration::from_secs(180), || {
         chunks = chunk_files(&disk.join("chunks"));
         chunks.len() >= LENGTH >> 22
     });
@@ -28,7 +28,7 @@ fn a_flipped_byte_is_read_around_repaired_and_reported() {
     assert!(flipped.len() >= 4, "too few chunks hold data: {chunks:?}");
 
     assert!(fs::read(&path).unwrap() == good, "the reader got bad data");
-    wait_until("the repair to be told", Duration::from_secs(30), || {
+    wait_until("the repair to be told", Duration::from_secs(180), || {
         let events = cluster.json(&["events"]).to_string();
         events.contains("repair")
     });

@@ -3,35 +3,11 @@
 use std::fs::{self, File};
 use std::net::UdpSocket;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use weft_tests::cluster::{Cluster, weft_on};
-use weft_tests::exclusive;
-use weft_tests::program::{output, run, said, weft_binary};
-
-/// The command is refused with exit code 2 and one sentence that holds all of `says`.
-fn refused(command: &mut Command, says: &[&str]) {
-    let refused = output(command);
-    let text = said(&refused);
-    assert_eq!(refused.status.code(), Some(2), "{command:?}:\n{text}");
-    one_sentence(&refused, says, command);
-}
-
-/// The same for what the cluster or the system refuses (exit code 1 or 2).
-fn fails(command: &mut Command, says: &[&str]) {
-    let failed = output(command);
-    assert!(matches!(failed.status.code(), Some(1 | 2)), "{command:?}:\n{}", said(&failed));
-    one_sentence(&failed, says, command);
-}
-
-fn one_sentence(output: &Output, says: &[&str], command: &Command) {
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    for part in says {
-        assert!(text.contains(part), "{command:?} does not say `{part}`:\n{text}");
-    }
-    assert!(text.trim_start().starts_with("weft: "), "{text}");
-    assert_eq!(text.trim().lines().count(), 1, "more than one line:\n{text}");
-    assert!(!text.contains("panicked"), "{text}");
-}
+use weft_tests::isolation::Isolation;
+use weft_tests::program::{run, weft_binary};
+use weft_tests::refusal::{fails, refused};
 
 #[test]
 fn a_running_cluster_refuses_bad_volumes_images_and_tokens() {
@@ -111,7 +87,19 @@ fn images(cluster: &Cluster) {
     let _ = run(Command::new("qemu-img").args(["compare", "-q"]).arg(path("data.raw")).arg(&back));
     refused(&mut export(&back), &["exists already"]);
     refused(&mut cluster.weft(&["image", "export", "vms/none", "/tmp/x"]), &["no vms/none"]);
-    fails(&mut export(Path::new("/proc/nowhere/x")), &["/proc/nowhere"]);
+    refused(&mut export(Path::new("/proc/nowhere/x")), &["could not create /proc/nowhere/x"]);
+
+    // A target without room: nothing half-done stays.
+    let small = cluster.files().join("small");
+    fs::create_dir(&small).unwrap();
+    let _ = run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=2M", "small"]).arg(&small));
+    for format in ["raw", "qcow2"] {
+        let target = small.join("no");
+        let words = ["image", "export", "vms/dir/whole.raw", target.to_str().unwrap(), "--format", format];
+        fails(&mut cluster.weft(&words), &["/small/no is full"]);
+        assert_eq!(fs::read_dir(&small).unwrap().count(), 0, "something was left of a refused export");
+    }
+    let _ = run(Command::new("umount").arg(&small));
 }
 
 fn tokens(cluster: &Cluster) {
@@ -122,17 +110,34 @@ fn tokens(cluster: &Cluster) {
         command
     };
     let token = cluster.ok(&["token", "create", "--role", "client", "--name", "guest"]).trim().to_owned();
-    let _ = run(&mut join(&token, "first"));
-    fails(&mut join(&token, "second"), &["could not join"]);
+    let file = files.path().join("token");
+    fs::write(&file, &token).unwrap();
+    let from_file = format!("@{}", file.display());
+    let _ = run(&mut join(&from_file, "first"));
+    let refusal = ["could not join", "the token is unknown, used, expired or of another role", "weft token create"];
+    fails(&mut join(&token, "second"), &refusal);
+    fails(join("-", "second").stdin(File::open(&file).unwrap()), &refusal);
     assert!(!files.path().join("second").exists(), "a refused join left an identity");
-    refused(&mut join("weft-nonsense", "third"), &["token"]);
+    refused(&mut join("weft-nonsense", "third"), &["could not join", "token"]);
+    refused(&mut join("@/nonexistent", "third"), &["could not read the token from /nonexistent"]);
+    refused(join("-", "third").stdin(std::process::Stdio::null()), &["there is no token in standard input"]);
     let short =
         cluster.ok(&["token", "create", "--role", "client", "--name", "late", "--valid", "1s"]).trim().to_owned();
     std::thread::sleep(std::time::Duration::from_millis(2500));
-    fails(&mut join(&short, "fourth"), &["could not join"]);
+    fails(&mut join(&short, "fourth"), &refusal);
     let node = cluster.ok(&["token", "create", "--role", "node", "--name", "extra"]).trim().to_owned();
-    fails(&mut join(&node, "fifth"), &["could not join"]);
-    refused(&mut cluster.weft(&["token", "create", "--role", "client", "--name", "a/b"]), &["contains `/`"]);
+    fails(&mut join(&node, "fifth"), &refusal);
+    for role in ["client", "node"] {
+        let named = |name: &str| cluster.weft(&["token", "create", "--role", role, "--name", name]);
+        refused(&mut named("a/b"), &["contains `/`"]);
+        refused(&mut named(""), &["is empty"]);
+        refused(&mut named(&"x".repeat(64)), &["has 64 bytes, and 63 are allowed"]);
+    }
+    // It is part of the certificate.
+    refused(
+        &mut cluster.weft(&["token", "create", "--role", "client", "--name", "HV_1"]),
+        &["`HV_1` is no name for a client"],
+    );
 
     // A client's identity opens volumes and administers nothing.
     let first = files.path().join("first");
@@ -153,15 +158,18 @@ fn mountpoints(cluster: &Cluster) {
     refused(&mut mount(&full), &["not empty"]);
     refused(&mut mount(Path::new("/proc")), &["busy"]);
     refused(&mut mount(cluster.mount()), &["busy"]);
+    refused(
+        &mut cluster.weft(&["mount", "-o", "bogus", "vms", full.to_str().unwrap()]),
+        &["mount option `bogus` is not known"],
+    );
     fails(&mut cluster.weft(&["mount", "none", full.join("new").to_str().unwrap()]), &["none"]);
     refused(Command::new(weft_binary()).arg("unmount").arg(&full), &["nothing is mounted"]);
 }
 
 #[test]
 fn weft_dev_and_nodes_refuse_directories_ports_and_configurations_that_cannot_be() {
-    let _turn = exclusive::turn();
-    let files = tempfile::tempdir().unwrap();
-    let path = |name: &str| files.path().join(name);
+    let isolation = Isolation::enter();
+    let path = |name: &str| isolation.files().join(name);
     let dev = |data: &Path| {
         let mut command = weft_on(data, &["dev"]);
         command.arg("--mount").arg(path("mnt"));
@@ -187,9 +195,15 @@ fn weft_dev_and_nodes_refuse_directories_ports_and_configurations_that_cannot_be
         command.args(["node", "run", "--dir"]).arg(directory);
         command
     };
-    fails(&mut node("jurnal_mib = 64\n"), &["node.toml", "jurnal_mib"]);
-    fails(&mut node("journal_mib = 1\n"), &["journal_mib = 1", "out of bounds"]);
-    fails(&mut node("listen = \"0.0.0.0\"\n"), &["0.0.0.0"]);
-    fails(&mut node("listen = \"127.1.0.9\"\n"), &["join"]);
-    assert!(!path("node").join("disks").exists(), "a refused node left something behind");
+    refused(&mut node("jurnal_mib = 64\n"), &["node.toml", "line 1", "jurnal_mib"]);
+    refused(&mut node("journal_mib = 1\n"), &["node.toml", "journal_mib = 1 is out of bounds; it may be 64 to 65536"]);
+    refused(&mut node("journal_mib = \"much\"\n"), &["node.toml", "line 1", "expected u32"]);
+    refused(&mut node("listen = \"0.0.0.0\"\n"), &["0.0.0.0 is not an address that other nodes can reach"]);
+    refused(&mut node("name = \"a/b\"\n"), &["\"a/b\" is no valid name"]);
+    refused(&mut node("listen = \"127.1.0.9\"\n"), &["holds no node", "--join"]);
+    assert_eq!(fs::read_dir(path("node")).unwrap().count(), 1, "a refused node left something behind");
+    let mut init = Command::new(weft_binary());
+    init.args(["cluster", "init", "--listen", "127.1.0.9", "--name", "a/b", "--dir"]).arg(path("fresh"));
+    refused(init.arg("--admin").arg(path("fresh-admin")), &["the node name `a/b` contains `/`"]);
+    assert!(!path("fresh").exists() && !path("fresh-admin").exists(), "a refused cluster left something behind");
 }

@@ -48,7 +48,7 @@ fn a_cluster_starts_stops_cleanly_and_resumes_with_all_data() {
 #[test]
 fn a_second_mount_sees_the_same_files_and_outlives_a_worker_crash() {
     let cluster = Cluster::start();
-    let other = cluster.mount().with_file_name("mnt2");
+    let other = cluster.files().join("mnt2");
     let _ = cluster.ok(&["dev", "mount", other.to_str().unwrap()]);
     let status = cluster.json(&["dev", "status"]);
     assert_eq!(status["mounts"][1]["address"], "127.1.1.2");
@@ -61,7 +61,7 @@ fn a_second_mount_sees_the_same_files_and_outlives_a_worker_crash() {
     // The worker dies; its parent brings it back, and nothing needs a hand.
     let before = cluster.json(&["dev", "status"])["nodes"][1]["worker_pid"].as_i64().unwrap();
     let _ = cluster.ok(&["dev", "kill", "2", "--worker-only"]);
-    wait_until("another worker", std::time::Duration::from_secs(30), || {
+    wait_until("another worker", std::time::Duration::from_secs(180), || {
         let now = cluster.json(&["dev", "status"])["nodes"][1]["worker_pid"].as_i64();
         now.is_some_and(|pid| pid != before)
     });

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use weft_tests::cluster::{Cluster, pattern, wait_until};
-use weft_tests::exclusive;
+use weft_tests::isolation::Isolation;
 use weft_tests::program::{output, run, said};
 
 /// Three disks share this file system: journals, ballast and reserve of each leave room for little data.
@@ -14,37 +14,21 @@ const FILESYSTEM_BYTES: u64 = 3 << 30;
 const PIECE: usize = 1 << 20;
 const ENOSPC: i32 = 28;
 
-/// An ext4 of its own, so that it is really full and nothing else is.
-struct SmallFilesystem<'a> {
-    mount_point: &'a Path,
-}
-
-impl<'a> SmallFilesystem<'a> {
-    fn mount(image: &Path, mount_point: &'a Path) -> Self {
-        File::create(image).unwrap().set_len(FILESYSTEM_BYTES).unwrap();
-        let _ = run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(image));
-        fs::create_dir(mount_point).unwrap();
-        let _ = run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(mount_point));
-        Self { mount_point }
-    }
-}
-
-impl Drop for SmallFilesystem<'_> {
-    fn drop(&mut self) {
-        // Nothing here may panic: it runs while a failed test unwinds.
-        let _ = Command::new("umount").arg("-l").arg(self.mount_point).output();
-    }
+/// An ext4 of its own, so that it is really full and nothing else is. It goes with the files of the test.
+fn mount_small_filesystem(image: &Path, mount_point: &Path) {
+    File::create(image).unwrap().set_len(FILESYSTEM_BYTES).unwrap();
+    let _ = run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(image));
+    fs::create_dir(mount_point).unwrap();
+    let _ = run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(mount_point));
 }
 
 #[test]
 fn a_full_volume_says_so_loses_nothing_and_works_again_after_deletion() {
-    let turn = exclusive::turn();
-    let files = tempfile::Builder::new().prefix("weft-test-").tempdir().unwrap();
-    let mount_point = files.path().join("small");
-    let _filesystem = SmallFilesystem::mount(&files.path().join("small.img"), &mount_point);
-    let image = files.path().join("image.raw");
+    let isolation = Isolation::enter();
+    mount_small_filesystem(&isolation.files().join("small.img"), &isolation.files().join("small"));
+    let image = isolation.files().join("image.raw");
     fs::write(&image, pattern(3, 0, 64 << 20)).unwrap();
-    let cluster = Cluster::start_in(mount_point.join("data"), files, turn);
+    let cluster = Cluster::start_in(isolation, "small/data");
     let kept = cluster.mount().join("kept");
     let before = pattern(1, 0, 16 << 20);
     fs::write(&kept, &before).unwrap();

@@ -3,13 +3,15 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::time::Duration;
 use weft_tests::guest::{Aio, Machine, Workload, image};
+use weft_tests::isolation::Isolation;
 
 const PATIENCE: Duration = Duration::from_secs(240);
 
 #[test]
 fn the_guest_writes_and_verifies_and_a_damaged_byte_is_noticed() {
-    let files = tempfile::tempdir().unwrap();
-    let disk = files.path().join("disk.img");
+    // So that no QEMU outlives the test.
+    let isolation = Isolation::enter();
+    let disk = isolation.files().join("disk.img");
     image::build(&disk);
     let mut writing = Machine::boot(&disk, Aio::Native, Workload::Write { mebibytes: 32, seed: 5 });
     writing.wait_booted();

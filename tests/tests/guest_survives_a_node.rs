@@ -15,7 +15,7 @@ const LONGEST_STALL: Duration = Duration::from_secs(4);
 #[test]
 fn a_guest_writes_through_the_death_of_any_node_and_loses_nothing() {
     let cluster = Cluster::start();
-    let source = cluster.data().with_file_name("base.img");
+    let source = cluster.files().join("base.img");
     image::build(&source);
     // The metadata leader first, then the others: each node once.
     let leader = cluster.leader();
@@ -50,7 +50,7 @@ fn run_guest(cluster: &Cluster, source: &std::path::Path, name: &str, node: u64,
 
     cluster.wait_healthy();
     cluster.assert_replicas_identical();
-    let exported = cluster.data().with_file_name("exported.img");
+    let exported = cluster.files().join("exported.img");
     eprint!("{}", cluster.ok(&["image", "export", &in_volume, exported.to_str().unwrap()]));
     image::assert_clean(&exported);
     std::fs::remove_file(exported).unwrap();

@@ -9,7 +9,7 @@ use weft_tests::program::{output, said};
 
 /// Long enough for leases to lapse, sets to change and impatient code to give up.
 const GONE: Duration = Duration::from_secs(8);
-const RETURN_PATIENCE: Duration = Duration::from_secs(60);
+const RETURN_PATIENCE: Duration = Duration::from_secs(180);
 
 #[test]
 fn writes_wait_while_two_of_three_nodes_are_gone_and_go_on_when_one_returns() {

@@ -14,9 +14,17 @@ pub fn target_directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
 }
 
-/// The program under test.
-pub fn weft_binary() -> PathBuf {
+/// The program as it is released, for benchmarks.
+pub fn released_weft() -> PathBuf {
     target_directory().join("release/weft")
+}
+
+/// The cargo profile of the tests, see `Cargo.toml`.
+pub const CHECKED: &str = "checked";
+
+/// The program under test.
+pub fn checked_weft() -> PathBuf {
+    target_directory().join(CHECKED).join("weft")
 }
 
 /// The cargo that runs this task, in the workspace.

@@ -1,14 +1,24 @@
-//! `cargo xtask test`: everything that `cargo test` knows, with a count at the end.
+//! `cargo xtask test`: everything that `cargo test` knows. What failed, and the count, come at the very end.
 //!
-//! Tests that start clusters use one set of addresses (127.1.0.N) and take a lock among themselves; all others run as
-//! cargo runs them.
+//! Cargo runs the test programs one after the other. Those that start clusters have a network namespace for each test
+//! (`weft_tests::isolation`) and run one test at a time, for the sake of their timing.
 
-use crate::command::{cargo, run, show, weft_binary};
+use crate::command::{CHECKED, cargo, checked_weft, run, show};
 use crate::packages;
+use crate::posix_suite;
+use crate::test_output::TestOutput;
 use clap::Args;
+use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-use std::time::Instant;
+use std::process::{Child, Command};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// A test program that prints nothing for so long hangs: the longest test takes a few minutes on a busy machine.
+const SILENCE: Duration = Duration::from_secs(15 * 60);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Test programs named at the end as the slowest.
+const SLOWEST: usize = 8;
 
 #[derive(Args, Default)]
 pub struct TestArguments {
@@ -19,38 +29,17 @@ pub struct TestArguments {
     package: Option<String>,
 }
 
-#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
-struct Count {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
-}
-
-impl Count {
-    /// Adds what a line of cargo's output says, if it is a summary of one test program.
-    fn add(&mut self, line: &str) {
-        let Some((_, counts)) = line.split_once("test result: ").and_then(|(_, rest)| rest.split_once(". ")) else {
-            return;
-        };
-        for part in counts.split(';') {
-            let mut words = part.split_whitespace();
-            let (Some(Ok(number)), Some(what)) = (words.next().map(str::parse::<u64>), words.next()) else { continue };
-            match what {
-                "passed" => self.passed += number,
-                "failed" => self.failed += number,
-                "ignored" => self.ignored += number,
-                _ => {}
-            }
-        }
-    }
-}
-
 pub fn run_tests(arguments: &TestArguments) -> Result<(), String> {
     let began = Instant::now();
     packages::ensure_for_tests()?;
-    run(cargo().args(["build", "--release", "--package", "weft-cli"]))?;
+    run(cargo().args(["build", "--profile", CHECKED, "--package", "weft-cli"]))?;
     let mut command = cargo();
-    command.args(["test", "--release", "--no-fail-fast"]).env("WEFT_BIN", weft_binary());
+    // No documentation tests: there are none that run, and looking for them takes half a minute.
+    command.args(["test", "--profile", CHECKED, "--no-fail-fast", "--lib", "--bins", "--tests"]);
+    command.env("WEFT_BIN", checked_weft());
+    if let Some(program) = posix_suite::ensure() {
+        command.env("WEFT_PJDFSTEST", program);
+    }
     match &arguments.package {
         Some(package) => command.args(["--package", package]),
         None => command.arg("--workspace"),
@@ -58,30 +47,93 @@ pub fn run_tests(arguments: &TestArguments) -> Result<(), String> {
     command.arg("--").arg("--show-output");
     command.args(&arguments.filter);
     eprintln!("$ {}", show(&command));
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| format!("could not run cargo: {e}"))?;
-    let mut count = Count::default();
-    if let Some(output) = child.stdout.take() {
-        for line in BufReader::new(output).lines().map_while(Result::ok) {
-            count.add(&line);
-            println!("{line}");
-        }
+    let (output, succeeded) = watch(&mut command)?;
+    eprintln!("{} ignored; took {} s", output.count.ignored, began.elapsed().as_secs());
+    report_slowest(&output);
+    report_failures(&output);
+    if !succeeded && output.failures.is_empty() {
+        println!("cargo failed, and no test did: see its last lines above");
     }
-    let status = child.wait().map_err(|e| format!("could not wait for cargo: {e}"))?;
-    println!("{} passed, {} failed", count.passed, count.failed);
-    eprintln!("{} ignored; took {} s", count.ignored, began.elapsed().as_secs());
-    if status.success() && count.failed == 0 { Ok(()) } else { Err("not all tests passed".to_owned()) }
+    println!("{} passed, {} failed", output.count.passed, output.count.failed);
+    if succeeded && output.count.failed == 0 { Ok(()) } else { Err("not all tests passed".to_owned()) }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Runs it and shows what it prints; whether its exit status was 0.
+fn watch(command: &mut Command) -> Result<(TestOutput, bool), String> {
+    let could_not = |error: std::io::Error| format!("could not run cargo: {error}");
+    // One pipe for both, so that what cargo says stands where it belongs.
+    let (reader, writer) = std::io::pipe().map_err(could_not)?;
+    let mut child = command.stdout(writer.try_clone().map_err(could_not)?).stderr(writer).spawn().map_err(could_not)?;
+    // The command holds ends of the pipe, which would keep the reader waiting.
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let (send, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+            if send.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut output = TestOutput::default();
+    let (mut heard, mut ended) = (Instant::now(), None);
+    loop {
+        match lines.recv_timeout(LOOK_INTERVAL) {
+            Ok(line) => {
+                println!("{line}");
+                output.line(&line);
+                heard = Instant::now();
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            // The end of the pipe is not waited for: a process that a test left behind may hold it open.
+            Err(RecvTimeoutError::Timeout) if ended.is_some() => break,
+            Err(RecvTimeoutError::Timeout) if heard.elapsed() > SILENCE => {
+                end_what_hangs(&child, &mut output);
+                heard = Instant::now();
+            }
+            Err(RecvTimeoutError::Timeout) => ended = child.try_wait().map_err(could_not)?,
+        }
+    }
+    let status = match ended {
+        Some(status) => status,
+        None => child.wait().map_err(could_not)?,
+    };
+    Ok((output, status.success()))
+}
 
-    #[test]
-    fn the_summaries_of_several_test_programs_add_up() {
-        let mut count = Count::default();
-        count.add("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.03s");
-        count.add("test a::b ... ok");
-        count.add("test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.03s");
-        assert_eq!(count, Count { passed: 14, failed: 3, ignored: 1 });
+/// Kills the test program, so that cargo goes on with the next one and the run says which it was.
+fn end_what_hangs(cargo: &Child, output: &mut TestOutput) {
+    let said = format!(
+        "xtask: {} printed nothing for {} minutes and is killed; running for long: {}",
+        output.program(),
+        SILENCE.as_secs() / 60,
+        output.running_long()
+    );
+    println!("{said}");
+    output.line(&said);
+    let pid = cargo.id();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    // Without children cargo itself hangs, which only whoever called us can end.
+    let _ = Command::new("kill").arg("-9").args(children.split_whitespace()).status();
+}
+
+fn report_slowest(output: &TestOutput) {
+    let mut ran: Vec<_> = output.ran.iter().collect();
+    ran.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    for program in ran.iter().take(SLOWEST) {
+        eprintln!("{:7.1} s  {}", program.seconds, program.program);
+    }
+}
+
+fn report_failures(output: &TestOutput) {
+    for failure in &output.failures {
+        println!("\n==== failed: {} {} ====", failure.program, failure.test);
+        failure.output.iter().for_each(|line| println!("{line}"));
+    }
+    if !output.failures.is_empty() {
+        println!("\nfailed tests:");
+    }
+    for failure in &output.failures {
+        let test = if failure.test.is_empty() { "(the program as a whole)" } else { &failure.test };
+        println!("  {}: {test}", failure.program);
     }
 }

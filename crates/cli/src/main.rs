@@ -60,6 +60,9 @@ enum Command {
     /// Join as a client; list and evict sessions of mounts
     #[command(subcommand)]
     Client(commands::client::ClientCommand),
+    /// Show who holds which locks, and who waits
+    #[command(subcommand)]
+    Lock(commands::lock::LockCommand),
     /// Show what happened lately
     Events(commands::events::EventsArguments),
     /// Look inside a disk; changes nothing
@@ -88,6 +91,7 @@ fn run(line: &CommandLine) -> Outcome {
         Command::Mount(arguments) => commands::mount::mount(context, arguments),
         Command::Unmount(arguments) => commands::mount::unmount(arguments),
         Command::Client(command) => commands::client::run(context, command),
+        Command::Lock(command) => commands::lock::run(context, command),
         Command::Events(arguments) => commands::events::run(context, arguments),
         Command::Debug(command) => commands::debug::run(context, command),
     }

@@ -43,6 +43,13 @@ pub fn say(text: &str) -> Outcome {
     }
 }
 
+/// Prints a line if anybody reads it. For what must go on all the same: a command that has started processes must not
+/// end before it has stopped them, whatever became of its output (`weft dev | tee`, and Ctrl-C ends both).
+pub fn tell(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
 /// A table under construction: headings, then rows; numbers stand on the right.
 pub struct Listing {
     table: Table,

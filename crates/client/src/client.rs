@@ -5,7 +5,7 @@
 
 use crate::allocation::Allocations;
 use crate::core::{
-    CapUse, DataCore, DataCoreConfig, Event, Operation, Outcome, RouteTable, SessionClock, SessionState,
+    CapUse, DataCore, DataCoreConfig, DescriptionId, Event, Operation, Outcome, RouteTable, SessionClock, SessionState,
 };
 use crate::error::ConnectError;
 use crate::identity::Identity;
@@ -16,17 +16,18 @@ use crate::shell::engine::{Engine, received};
 use crate::shell::network::Network;
 use crate::shell::quic::QuicNetwork;
 use crate::shell::{boot_time, upkeep};
+use crate::statistics::Statistics;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use weft_proto::control::{ControlReply, ControlRequest};
 use weft_proto::namespace::{
-    AttributeChange, Credentials, DirectoryEntry, FileRecord, Mutation, NamespaceReply, NewInode, Query, RenameMode,
-    TimeChange, XattrMode,
+    AttributeChange, Credentials, DirectoryEntry, FileRecord, Mutation, NamespaceReply, NewInode, Notice,
+    OtherSessions, Query, RenameMode, Room, TimeChange, XattrMode,
 };
-use weft_types::limits::{MAX_DIRECTORY_PAGE_ENTRIES, SESSION_TTL};
+use weft_types::limits::{MAX_DIRECTORY_PAGE_ENTRIES, MAX_EARLY_NOTICES, SESSION_TTL};
 use weft_types::map::VolumeRecord;
 use weft_types::{Attributes, ErrorKind, FileKind, InodeNumber, SessionId, VolumeId};
 
@@ -63,8 +64,16 @@ pub struct Inner {
     pub(crate) allocations: RefCell<Allocations>,
     pub(crate) space: RefCell<Option<(weft_types::BootTime, crate::space::VolumeSpace)>>,
     pub(crate) fail_after: Option<Duration>,
+    descriptions: Cell<u64>,
+    /// Files that notices came for before the answer that made them, see `OpenInode::created`.
+    pub(crate) early_notices: RefCell<BTreeSet<InodeNumber>>,
+    /// Told when what the kernel knows of a file is old.
+    invalidations: RefCell<Option<OnInvalid>>,
     closed: Cell<bool>,
 }
+
+/// Called with an inode whose size or contents changed elsewhere. Must not wait.
+pub type OnInvalid = Box<dyn Fn(InodeNumber)>;
 
 impl Client {
     /// Opens a session. Must run in a `LocalSet` of a single-thread runtime (see [`crate::block_on`]).
@@ -127,6 +136,9 @@ impl Client {
             allocations: RefCell::default(),
             space: RefCell::default(),
             fail_after: options.fail_after,
+            descriptions: Cell::new(0),
+            early_notices: RefCell::default(),
+            invalidations: RefCell::default(),
             closed: Cell::new(false),
         });
         upkeep::start(&inner);
@@ -143,9 +155,20 @@ impl Client {
         self.inner.session
     }
 
+    /// Who caches attributes or pages hears from now on when they are old.
+    pub fn on_invalid(&self, tell: OnInvalid) {
+        self.inner.invalidations.replace(Some(tell));
+    }
+
     #[must_use]
     pub fn root(&self) -> InodeNumber {
         InodeNumber::ROOT
+    }
+
+    /// How long the hops of its requests took.
+    #[must_use]
+    pub fn statistics(&self) -> &Statistics {
+        self.inner.engine.statistics()
     }
 
     /// The session was struck off: everything fails from now on.
@@ -181,7 +204,7 @@ impl Client {
     /// # Errors
     /// `Stale` or `NotFound` when the inode is gone.
     pub async fn attributes(&self, inode: InodeNumber) -> Result<Attributes, ErrorKind> {
-        let record = self.inner.record_of(Query::Attributes { inode }).await?;
+        let record = self.inner.exact_record(inode).await?;
         Ok(self.inner.with_own_knowledge(record).await?.attributes)
     }
 
@@ -267,7 +290,16 @@ impl Client {
     ) -> Result<DirectoryPage, ErrorKind> {
         let max_entries = max_entries.min(MAX_DIRECTORY_PAGE_ENTRIES);
         match self.inner.query(Query::ReadDirectory { inode, after, max_entries }).await? {
-            NamespaceReply::Directory { parent, entries, complete } => Ok(DirectoryPage { parent, entries, complete }),
+            NamespaceReply::Directory { parent, mut entries, complete } => {
+                for entry in &mut entries {
+                    // The kernel takes the size from here: of what this session writes it must not be an old one.
+                    if let Some(file) = self.inner.open_inode(entry.record.attributes.inode) {
+                        file.answering(&entry.record);
+                        file.amend(&mut entry.record.attributes);
+                    }
+                }
+                Ok(DirectoryPage { parent, entries, complete })
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -345,6 +377,12 @@ impl Inner {
         !self.closed.get()
     }
 
+    pub(crate) fn next_description(&self) -> DescriptionId {
+        let number = self.descriptions.get() + 1;
+        self.descriptions.set(number);
+        DescriptionId(number)
+    }
+
     pub(crate) fn want_map(&self) {
         self.engine.want_map();
     }
@@ -385,6 +423,16 @@ impl Inner {
         reply
     }
 
+    /// As `mutate`, however long it takes.
+    pub(crate) async fn mutate_to_the_end(&self, mutation: Mutation) -> Result<NamespaceReply, ErrorKind> {
+        self.check_fence()?;
+        let reply = self.mutations.run_to_the_end(mutation).await;
+        if reply == Err(ErrorKind::Fenced) {
+            self.struck();
+        }
+        reply
+    }
+
     pub(crate) async fn record_of(&self, query: Query) -> Result<FileRecord, ErrorKind> {
         record_in(self.query(query).await?)
     }
@@ -399,7 +447,7 @@ impl Inner {
             return Ok(record);
         }
         if let Some(file) = self.open_inode(record.attributes.inode) {
-            file.learned(&record);
+            file.answering(&record);
             file.amend(&mut record.attributes);
         }
         record.attributes.allocated_bytes = self.allocated_bytes(&record).await;
@@ -422,12 +470,21 @@ impl Inner {
         {
             // The metadata group decides by the size it knows whether this cuts something off; and a time that is set
             // now must not be overwritten by the time of an earlier write.
-            file.commit(self).await?;
+            file.commit(self, Room::Keep).await?;
+        }
+        if file.is_some() && change.size_bytes.is_some() {
+            // What an application was told has failed may still land: before the cut, not after it.
+            received(self.engine.submit(Some(inode), Operation::Settle).await)?;
         }
         let reply = self.mutate(Mutation::SetAttributes { inode, change }).await?;
-        let NamespaceReply::Changed { record, cut } = reply else { return record_in(reply) };
+        let NamespaceReply::Changed { record, cut, others } = reply else { return record_in(reply) };
         if let Some(file) = &file {
-            file.learned(&record);
+            file.answering(&record);
+        }
+        if others == OtherSessions::Told {
+            // First every session, then the placement groups: one that holds nothing of the object knows nothing of its
+            // truncations, so no operation of the generation before may be under way any more (decision 0013).
+            self.until_truncation_is_known(inode).await?;
         }
         if let Some(size_bytes) = cut {
             self.cut(&record, size_bytes).await?;
@@ -478,9 +535,88 @@ impl Inner {
         life: crate::core::Life,
         size_bytes: u64,
         modified: TimeChange,
+        room: Room,
     ) -> Result<(), ErrorKind> {
         let generation = life.generation;
-        self.mutate(Mutation::CommitSize { inode, generation, size_bytes, modified }).await.map(drop)
+        let mutation = Mutation::CommitSize { inode, generation, size_bytes, modified, room };
+        match room {
+            Room::Keep => self.mutate(mutation).await.map(drop),
+            // It must not take away room that is asked for later.
+            Room::GiveBack => self.mutate_to_the_end(mutation).await.map(drop),
+        }
+    }
+
+    /// Waits for changes of the file that began under an earlier life of its contents.
+    pub(crate) async fn settle_older(&self, inode: InodeNumber, life: crate::core::Life) -> Result<(), ErrorKind> {
+        let operation = Operation::SettleOlder { object: life.object, generation: life.generation };
+        received(self.engine.submit(Some(inode), operation).await).map(drop)
+    }
+
+    pub(crate) async fn acknowledge_truncation(
+        &self,
+        inode: InodeNumber,
+        generation: weft_types::TruncateGeneration,
+    ) -> Result<(), ErrorKind> {
+        match self.mutate(Mutation::AcknowledgeTruncate { inode, generation }).await {
+            Ok(_) | Err(ErrorKind::NotFound | ErrorKind::Stale) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the kernel keeps of the inode is old.
+    pub(crate) fn invalidate(&self, inode: InodeNumber) {
+        if let Some(tell) = self.invalidations.borrow().as_ref() {
+            tell(inode);
+        }
+    }
+
+    /// The metadata leader says that others want something of this session.
+    pub(crate) fn noticed(self: &Rc<Self>, notice: Notice) {
+        let (Notice::Recall { inode }
+        | Notice::CapGranted { inode }
+        | Notice::Truncated { inode, .. }
+        | Notice::SizeWanted { inode, .. }) = notice;
+        let (inner, file) = (Rc::clone(self), self.open_inode(inode));
+        let acting = async move {
+            let result = match (notice, file) {
+                (Notice::Recall { .. }, Some(file)) => {
+                    file.give_up_cap(&inner).await;
+                    Ok(())
+                }
+                (Notice::CapGranted { .. }, Some(file)) => {
+                    file.cap_changed.notify_waiters();
+                    Ok(())
+                }
+                (Notice::Truncated { generation, .. }, Some(file)) => file.learn_truncation(&inner, generation).await,
+                (Notice::SizeWanted { question, .. }, Some(_)) => {
+                    inner.tell_size(inode, question).await;
+                    Ok(())
+                }
+                (Notice::Recall { .. }, None) => {
+                    inner.came_early(inode);
+                    crate::size_cap::release_unknown(&inner, inode).await
+                }
+                (Notice::Truncated { generation, .. }, None) => {
+                    inner.came_early(inode);
+                    inner.acknowledge_truncation(inode, generation).await
+                }
+                (Notice::CapGranted { .. } | Notice::SizeWanted { .. }, None) => Ok(()),
+            };
+            if let Err(error) = result {
+                tracing::warn!(%inode, ?notice, %error, "could not do what another host waits for");
+            }
+        };
+        tokio::task::spawn_local(acting);
+    }
+
+    /// A notice for a file that is not open here: its creation may be under way.
+    fn came_early(&self, inode: InodeNumber) {
+        let mut early = self.early_notices.borrow_mut();
+        early.insert(inode);
+        while early.len() > MAX_EARLY_NOTICES {
+            // Inode numbers rise, and an answer that old has come or never will.
+            early.pop_first();
+        }
     }
 
     pub(crate) async fn flush_all_groups(

@@ -13,16 +13,18 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use weft_meta::command::NewNode;
+use weft_meta::locks::{self, LockWaitState};
 use weft_meta::{Command, CommandReply, MemoryView, Stamped, apply, namespace, read};
-use weft_proto::admin::{AdminReply, AdminRequest, ClusterStatus};
-use weft_proto::control::{ControlReply, ControlRequest, RegisterDisk, RegisterNode};
+use weft_proto::admin::{AdminReply, AdminRequest, ClusterStatus, LockSummary};
+use weft_proto::control::{ControlReply, ControlRequest, RegisterDisk, RegisterNode, ToldSize};
 use weft_proto::data::{DataReply, DataRequest};
+use weft_proto::namespace::{NamespaceReply, Notice, Query, SizeKnowledge};
 use weft_types::checksum::block_hash;
 use weft_types::error::NotServing;
 use weft_types::{
     AckMode, BLOCK_SIZE, BlockIndex, BlockRange, ChunkId, ChunkIndex, ChunkSize, ClusterId, DataError, DiskId,
-    ErrorKind, Incarnation, LossGeneration, MapVersion, NodeId, ObjectId, OperationId, Origin, PgId, SessionId,
-    Timestamp, TruncateGeneration, VolumeId,
+    ErrorKind, Incarnation, InodeNumber, LossGeneration, MapVersion, NodeId, ObjectId, OperationId, Origin, PgId,
+    SessionId, SessionOwner, StartId, Timestamp, TruncateGeneration, VolumeId,
 };
 
 const DISK_BYTES: u64 = 100 << 30;
@@ -40,6 +42,10 @@ struct State {
     down: BTreeSet<NodeId>,
     faults: Faults,
     counts: Counts,
+    /// Questions for sizes that their holders have not heard of, and the holders' last words.
+    untold: BTreeMap<(SessionId, InodeNumber), u64>,
+    questions: u64,
+    told: BTreeMap<InodeNumber, (u64, ToldSize)>,
 }
 
 #[derive(Default)]
@@ -77,6 +83,8 @@ pub struct Counts {
     pub synced_writes: u64,
     pub queries: u64,
     pub mutations: u64,
+    pub lock_polls: u64,
+    pub map_requests: u64,
 }
 
 impl FakeCluster {
@@ -95,6 +103,9 @@ impl FakeCluster {
             down: BTreeSet::new(),
             faults: Faults::default(),
             counts: Counts::default(),
+            untold: BTreeMap::new(),
+            questions: 0,
+            told: BTreeMap::new(),
         };
         let new_node = |n: u16| NewNode {
             name: format!("node-{n}"),
@@ -162,6 +173,25 @@ impl FakeCluster {
         self.state().command(Command::StrikeSession { session });
     }
 
+    /// Every node has acknowledged that the session is struck.
+    pub fn complete_fence(&self, session: SessionId) {
+        let mut state = self.state();
+        let since = state.map(None).version;
+        state.command(Command::FenceComplete { session, since });
+    }
+
+    /// Locks and waits, of all volumes.
+    ///
+    /// # Panics
+    /// When the state cannot be read.
+    #[must_use]
+    pub fn locks(&self) -> Vec<LockSummary> {
+        match locks::list(&self.state().view, None) {
+            Ok(locks) => locks,
+            Err(error) => panic!("the metadata state cannot be read: {error}"),
+        }
+    }
+
     /// Unflushed writes of every group may be lost.
     pub fn lose_unflushed_writes(&self) {
         let mut state = self.state();
@@ -169,6 +199,20 @@ impl FakeCluster {
         for index in 0..volume.pg_count {
             let group = state.groups.entry(PgId { volume: volume.id, index }).or_default();
             group.loss_generation = group.loss_generation.next();
+        }
+    }
+
+    /// Whether a stat has to ask the holder of the size cap.
+    ///
+    /// # Panics
+    /// When the inode is not there.
+    #[must_use]
+    pub fn asks_holder(&self, inode: InodeNumber) -> bool {
+        let state = self.state();
+        let volume = state.map(None).volumes[0].id;
+        match namespace::query(&state.view, volume, &Query::Attributes { inode }) {
+            Ok(Ok(NamespaceReply::Record(record))) => record.knowledge != SizeKnowledge::Exact,
+            other => panic!("no attributes: {other:?}"),
         }
     }
 
@@ -207,6 +251,7 @@ impl State {
         let disk = RegisterDisk { disk: DiskId(u128::from(n)), capacity_bytes: DISK_BYTES, proof: None };
         let request = RegisterNode {
             node: NodeId(u64::from(n)),
+            start: StartId(u128::from(previous.0) << 16 | u128::from(n)),
             previous,
             control_address: control_address(n),
             data_address: data_address(n),
@@ -226,7 +271,7 @@ impl State {
     fn control(&mut self, request: ControlRequest) -> ControlReply {
         let reply = match request {
             ControlRequest::OpenSession { volume_name, host, mount_point } => {
-                match self.command(Command::OpenSession { volume_name, host, mount_point }) {
+                match self.command(Command::OpenSession { owner: SessionOwner(1), volume_name, host, mount_point }) {
                     CommandReply::SessionOpened { session, volume } => {
                         return ControlReply::SessionOpened { session, volume, map: self.map(Some(volume)) };
                     }
@@ -235,7 +280,7 @@ impl State {
             }
             ControlRequest::SessionHeartbeat { session, .. } => {
                 let map = self.map(None);
-                return if map.live_sessions.contains(&session) {
+                return if map.is_live(session) {
                     ControlReply::SessionAlive { map_version: map.version }
                 } else {
                     ControlReply::Refused(ErrorKind::Fenced)
@@ -243,6 +288,7 @@ impl State {
             }
             ControlRequest::CloseSession { session } => self.command(Command::CloseSession { session }),
             ControlRequest::GetMap { volume, have, .. } => {
+                self.counts.map_requests += 1;
                 let map = self.map(volume);
                 return if map.version > have { ControlReply::Map(Box::new(map)) } else { ControlReply::MapUnchanged };
             }
@@ -256,6 +302,35 @@ impl State {
                     Ok(result) => ControlReply::Namespace(Box::new(result)),
                     Err(error) => panic!("the metadata state cannot be read: {error}"),
                 };
+            }
+            ControlRequest::AwaitLock { session, inode, request, .. } => {
+                self.counts.lock_polls += 1;
+                return match locks::wait_state(&self.view, session, inode, request) {
+                    Ok(LockWaitState::Over) => ControlReply::LockGranted,
+                    Ok(LockWaitState::Waiting { .. }) => ControlReply::LockWaits,
+                    Ok(LockWaitState::Fenced) => ControlReply::Refused(ErrorKind::Fenced),
+                    Err(error) => panic!("the metadata state cannot be read: {error}"),
+                };
+            }
+            ControlRequest::Watch { session, seen, .. } => {
+                let (upto, mut notices) = match read::notices(&self.view, session, seen) {
+                    Ok(found) => found,
+                    Err(error) => panic!("the metadata state cannot be read: {error}"),
+                };
+                let asked = self.untold.iter().filter(|((holder, _), _)| *holder == session);
+                notices
+                    .extend(asked.map(|((_, inode), number)| Notice::SizeWanted { inode: *inode, question: *number }));
+                self.untold.retain(|(holder, _), _| *holder != session);
+                return ControlReply::Notices { upto, notices };
+            }
+            ControlRequest::AskSize { inode, holder, .. } => {
+                self.questions += 1;
+                self.untold.insert((holder, inode), self.questions);
+                return ControlReply::Done;
+            }
+            ControlRequest::TellSize { inode, question, told, .. } => {
+                self.told.insert(inode, (question, told));
+                return ControlReply::Done;
             }
             ControlRequest::Admin(AdminRequest::ClusterStatus) => {
                 let map = self.map(None);
@@ -288,7 +363,7 @@ impl State {
             }
         };
         let live = |session: SessionId| {
-            if map.live_sessions.contains(&session) { Ok(()) } else { Err(DataError::Fenced) }
+            if map.is_live(session) { Ok(()) } else { Err(DataError::Fenced) }
         };
         let result = self.serve(request, payload, &lead, &live, map.version);
         match result {
@@ -329,6 +404,9 @@ impl State {
             DataRequest::Read(read) => {
                 lead(read.pg)?;
                 live(read.session)?;
+                if let Some(generation) = read.generation {
+                    self.check_generation(read.chunk.object, generation)?;
+                }
                 self.counts.reads += 1;
                 Ok((DataReply::Read, self.get(read.chunk, read.offset_bytes, read.length_bytes)))
             }
@@ -541,15 +619,41 @@ impl Network for FakeNetwork {
                 let leader = Some((NodeId(u64::from(leader)), control_address(leader)));
                 return Ok(ControlReply::NotLeader { leader });
             }
-            if let ControlRequest::GetMap { wait_ms, .. } = &request {
+            if let ControlRequest::GetMap { wait_ms, .. } | ControlRequest::AwaitLock { wait_ms, .. } = &request {
                 let rounds = (u64::from(*wait_ms).min(deadline.as_millis() as u64)) / 10;
                 for _ in 0..rounds {
                     let reply = cluster.state().control(request.clone());
-                    if reply != ControlReply::MapUnchanged {
+                    if !matches!(reply, ControlReply::MapUnchanged | ControlReply::LockWaits) {
                         return Ok(reply);
                     }
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
+            }
+            if let ControlRequest::Watch { wait_ms, .. } = &request {
+                let rounds = (u64::from(*wait_ms).min(deadline.as_millis() as u64)) / 2;
+                for _ in 0..rounds {
+                    let reply = cluster.state().control(request.clone());
+                    if !matches!(&reply, ControlReply::Notices { notices, .. } if notices.is_empty()) {
+                        return Ok(reply);
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+            if let ControlRequest::AskSize { inode, .. } = &request {
+                let number = {
+                    let mut state = cluster.state();
+                    state.control(request.clone());
+                    state.questions
+                };
+                for _ in 0..100 {
+                    if let Some((question, told)) = cluster.state().told.get(inode).copied()
+                        && question >= number
+                    {
+                        return Ok(ControlReply::SizeTold(told));
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                return Ok(ControlReply::Done);
             }
             tokio::task::yield_now().await;
             let mut state = cluster.state();

@@ -5,10 +5,11 @@
 //! makes the file longer.
 
 use crate::client::{Client, Inner};
-use crate::core::{Life, LossWatch, Operation, Outcome, RouteTable};
+use crate::core::{DescriptionId, Life, LossWatch, Operation, Outcome, RouteTable};
 use crate::open_inode::OpenInode;
 use crate::options::{Access, Durability, FlushScope, OpenContents, SizeEffect};
 use crate::shell::engine::received;
+use crate::size_cap::Extending;
 use bytes::{Bytes, BytesMut};
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -30,6 +31,7 @@ pub struct FileHandle(Rc<OpenFile>);
 pub struct OpenFile {
     pub(crate) client: Rc<Inner>,
     pub(crate) file: Rc<OpenInode>,
+    pub(crate) description: DescriptionId,
     losses: RefCell<LossWatch>,
     closed: Cell<bool>,
 }
@@ -74,7 +76,7 @@ impl Client {
         let (name, new) = (name.to_vec(), NewInode::Regular);
         let reply = self.inner.mutate(Mutation::Create { parent, name, new, mode, credentials, open: true }).await?;
         let (record, size_cap) = match reply {
-            NamespaceReply::Opened { record, size_cap } => (record, size_cap),
+            NamespaceReply::Opened { record, size_cap, .. } => (record, size_cap),
             reply => (crate::client::record_in(reply)?, false),
         };
         let file = OpenInode::created(&self.inner, &record, size_cap, access).await;
@@ -84,8 +86,9 @@ impl Client {
 
 impl FileHandle {
     fn new(client: &Rc<Inner>, file: Rc<OpenInode>, losses: LossWatch) -> Self {
+        let description = client.next_description();
         let (client, losses, closed) = (Rc::clone(client), RefCell::new(losses), Cell::new(false));
-        Self(Rc::new(OpenFile { client, file, losses, closed }))
+        Self(Rc::new(OpenFile { client, file, description, losses, closed }))
     }
 
     /// Waits until everything of the file is answered, commits, closes. Clones must not be used any more.
@@ -96,7 +99,7 @@ impl FileHandle {
         if self.0.closed.replace(true) {
             return Ok(());
         }
-        self.0.file.close(&self.0.client).await
+        self.0.file.close(&self.0.client, self.0.description).await
     }
 }
 
@@ -112,6 +115,12 @@ impl OpenFile {
         self.file.size_bytes()
     }
 
+    /// Finds out how long the file is now.
+    pub(crate) async fn look_at_size(&self) -> Result<(), ErrorKind> {
+        self.client.check_fence()?;
+        self.file.refresh(&self.client).await
+    }
+
     /// Up to `length` bytes at `offset`; fewer only at the end of the file.
     ///
     /// # Errors
@@ -124,6 +133,17 @@ impl OpenFile {
             // Near the end somebody else may have made it longer.
             self.file.refresh(&self.client).await?;
         }
+        loop {
+            let life = self.file.life()?;
+            match self.read_once(offset, wanted, life).await {
+                // Another host has truncated it since this session looked.
+                Err(ErrorKind::Stale) => self.file.refresh_past(&self.client, life).await?,
+                result => return result,
+            }
+        }
+    }
+
+    async fn read_once(&self, offset: u64, wanted: u64, life: Life) -> Result<Bytes, ErrorKind> {
         let end = wanted.min(self.file.size_bytes());
         if offset >= end {
             return Ok(Bytes::new());
@@ -138,6 +158,7 @@ impl OpenFile {
                         chunk: part.chunk,
                         offset_bytes: part.bytes.start,
                         length_bytes: part.bytes.end - part.bytes.start,
+                        generation: life.generation,
                     },
                 )
             })
@@ -148,6 +169,10 @@ impl OpenFile {
                 Outcome::Read(bytes) => pieces.push(bytes),
                 _ => return Err(ErrorKind::Io("a read was answered with something else".into())),
             }
+        }
+        if self.file.life()? != life {
+            // Truncated while it was read: what lies past the new end is not shown.
+            return Err(ErrorKind::Stale);
         }
         Ok(joined(pieces))
     }
@@ -161,6 +186,21 @@ impl OpenFile {
         self.write_in_gate(offset, data, durability).await
     }
 
+    /// Somebody without the right to keep them is about to write: takes the set-user-id and set-group-id bits away, as
+    /// a local file system does.
+    ///
+    /// # Errors
+    /// What the metadata group refuses.
+    pub async fn drop_set_id(&self) -> Result<(), ErrorKind> {
+        let mode = self.file.mode();
+        let kept = without_set_id(mode);
+        if kept == mode {
+            return Ok(());
+        }
+        let change = AttributeChange { mode: Some(kept), ..AttributeChange::default() };
+        self.client.change_attributes(self.file.inode, change).await.map(drop)
+    }
+
     /// Writes at the end of the file, whichever host made it so long. Returns where that was. Only the holder of the
     /// size cap knows the end, so the cap is waited for.
     ///
@@ -169,26 +209,54 @@ impl OpenFile {
     pub async fn append(&self, data: Bytes, durability: Durability) -> Result<(u64, usize), ErrorKind> {
         let _one = self.file.appending.lock().await;
         let _shared = self.file.gate.read().await;
-        self.file.obtain_cap(&self.client).await?;
-        let offset = self.file.size_bytes();
-        let written = self.write_in_gate(offset, data, durability).await?;
-        Ok((offset, written))
+        let length = data.len() as u64;
+        loop {
+            let end = || self.file.size_bytes().saturating_add(length);
+            let extending = self.file.begin_extending(&self.client, end).await?;
+            let (life, offset) = (self.file.life()?, self.file.size_bytes());
+            match self.write_once(offset, data.clone(), durability).await {
+                // Truncated meanwhile: the end is elsewhere.
+                Err(ErrorKind::Stale) => {
+                    drop(extending);
+                    self.file.refresh_past(&self.client, life).await?;
+                }
+                result => return Ok((offset, result?)),
+            }
+        }
     }
 
     /// Another host may have truncated the file since this session looked: then the placement groups refuse, nothing
     /// was done, and it is done again under the new generation.
     async fn write_in_gate(&self, offset: u64, data: Bytes, durability: Durability) -> Result<usize, ErrorKind> {
+        let end = end_of(offset, data.len() as u64)?;
         loop {
+            self.client.check_fence()?;
             let life = self.file.life()?;
+            let extending = self.permission_to_reach(end).await?;
             match self.write_once(offset, data.clone(), durability).await {
-                Err(ErrorKind::Stale) => self.file.refresh_past(&self.client, life).await?,
+                Err(ErrorKind::Stale) => {
+                    drop(extending);
+                    self.file.refresh_past(&self.client, life).await?;
+                }
                 result => return result,
             }
         }
     }
 
+    /// The size cap, if bytes up to `end` make the file longer.
+    async fn permission_to_reach(&self, end: u64) -> Result<Option<Extending>, ErrorKind> {
+        if end <= self.file.size_bytes() {
+            return Ok(None);
+        }
+        // Somebody else may have made it longer already: then nobody has to give up the cap.
+        self.file.refresh(&self.client).await?;
+        if end <= self.file.size_bytes() {
+            return Ok(None);
+        }
+        self.file.begin_extending(&self.client, || end).await.map(Some)
+    }
+
     async fn write_once(&self, offset: u64, data: Bytes, durability: Durability) -> Result<usize, ErrorKind> {
-        self.client.check_fence()?;
         let end = end_of(offset, data.len() as u64)?;
         let life = self.file.life()?;
         let ack = self.ack(durability);
@@ -281,6 +349,10 @@ impl OpenFile {
 
     async fn discard_once(&self, range: Range<u64>, life: Life) -> Result<(), ErrorKind> {
         self.client.check_fence()?;
+        if range.end > self.file.size_bytes() {
+            // Somebody else may have made it longer.
+            self.file.refresh(&self.client).await?;
+        }
         let end = range.end.min(self.round_up_to_chunk(self.file.size_bytes()));
         let parts = self.parts(range.start.min(end)..end)?;
         for batch in parts.chunks(PARTS_AT_A_TIME) {
@@ -326,8 +398,11 @@ impl OpenFile {
         end_of(end, 0)?;
         let _shared = self.file.gate.read().await;
         self.client.check_fence()?;
+        let Some(_extending) = self.permission_to_reach(end).await? else { return Ok(()) };
         let life = self.file.life()?;
-        self.file.wrote(&self.client, life, end).await
+        self.file.wrote(&self.client, life, end).await?;
+        // No placement group knows of an end without data: only the metadata group can keep it.
+        self.file.commit_if_grown(&self.client).await
     }
 
     /// # Errors
@@ -355,14 +430,20 @@ impl OpenFile {
     }
 }
 
+/// The set-group-id bit of a file that its group may not execute means something else, and stays.
+fn without_set_id(mode: u16) -> u16 {
+    let set_gid = if mode & 0o010 != 0 { 0o2000 } else { 0 };
+    mode & !(0o4000 | set_gid)
+}
+
 impl Drop for OpenFile {
     fn drop(&mut self) {
         if self.closed.get() || !self.client.is_open() {
             return;
         }
-        let (file, client) = (Rc::clone(&self.file), Rc::clone(&self.client));
+        let (file, client, description) = (Rc::clone(&self.file), Rc::clone(&self.client), self.description);
         tokio::task::spawn_local(async move {
-            if let Err(error) = file.close(&client).await {
+            if let Err(error) = file.close(&client, description).await {
                 tracing::warn!(inode = %file.inode, %error, "a file was not closed");
             }
         });

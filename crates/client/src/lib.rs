@@ -26,12 +26,15 @@
 //! client.read_directory(inode, after_cookie, max_entries) -> DirectoryPage
 //! client.get_xattr / list_xattrs / set_xattr / remove_xattr
 //! client.space() -> VolumeSpace                                          // statfs
+//! client.statistics() -> &Statistics                                     // how long each hop took
 //! client.close().await                                                   // commits sizes, ends the session
 //!
 //! file.read(offset, length) -> Bytes        file.write(offset, Bytes, Durability) -> usize
 //! file.append(Bytes, Durability) -> (offset, usize)
 //! file.flush(FlushScope)   file.discard(range)   file.zero(range, SizeEffect)   file.extend_to(end)
 //! file.truncate(size)      file.presence(range) -> Vec<Range<u64>>              file.seek(offset, Seek) -> Option<u64>
+//! file.lock(LockRequest, interrupted) -> LockOutcome       file.unlock(owner, range)
+//! file.lock_conflict(owner, range, kind) -> Option<LockHolder>          file.descriptor_closed(owner)
 //! file.publish_size()      file.close()
 //!
 //! let admin = AdminClient::connect(&options).await?;
@@ -43,30 +46,37 @@
 
 pub mod admin;
 pub mod client;
+mod copy;
 pub mod core;
 pub mod error;
 pub mod file;
 pub mod identity;
+pub mod mutants;
 pub mod options;
 pub mod presence;
 pub mod shell;
 pub mod space;
+pub mod statistics;
 
 #[cfg(feature = "fake-cluster")]
 pub mod fake;
 
 mod allocation;
+mod locks;
 mod open_inode;
+mod size_cap;
 
 pub use admin::AdminClient;
 pub use client::{Client, DirectoryPage};
 pub use error::ConnectError;
 pub use file::FileHandle;
 pub use identity::{IDENTITY_FILES, Identity, IdentityError};
+pub use locks::{LockOutcome, LockRequest};
 pub use options::{Access, ConnectOptions, Durability, FlushScope, OpenContents, SizeEffect};
 pub use presence::Seek;
 pub use shell::boot_time;
 pub use space::VolumeSpace;
+pub use statistics::Statistics;
 
 use std::future::Future;
 use std::io;

@@ -2,22 +2,27 @@
 
 use crate::client::{Inner, unexpected};
 use crate::core::retry::pause;
-use crate::core::{Extension, FileSize, Life, Operation};
+use crate::core::{DescriptionId, Extension, FileSize, Life, LockBook, Operation, SizeCap};
 use crate::options::{Access, OpenContents};
-use crate::shell::boot_time;
 use crate::shell::engine::received;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::{Mutex, RwLock};
-use weft_proto::namespace::{FileRecord, Mutation, NamespaceReply, Query, TimeChange};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::{Mutex, Notify, RwLock};
+use weft_proto::namespace::{FileRecord, Mutation, NamespaceReply, OtherSessions, Query, Room, TimeChange};
 use weft_types::{Attributes, ErrorKind, InodeNumber, Timestamp};
 
-/// From here on a wait for the size cap is worth a line in the log.
-const CAP_WARNING: Duration = Duration::from_secs(5);
 /// The metadata group raises a generation before any placement group hears of it, so one question is enough; more than
 /// a few means that something is wrong.
 const MAX_REFRESHES: u32 = 20;
+
+/// What a record told about a file's size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum News {
+    Nothing,
+    /// It is another one than this session knew.
+    Size,
+}
 
 pub struct OpenInode {
     pub(crate) inode: InodeNumber,
@@ -25,14 +30,23 @@ pub struct OpenInode {
     pub(crate) gate: RwLock<()>,
     /// Held while an append chooses its offset and writes.
     pub(crate) appending: Mutex<()>,
+    pub(crate) locks: RefCell<LockBook>,
     state: Mutex<Registration>,
-    size: RefCell<Option<FileSize>>,
-    cap: Cell<bool>,
+    pub(crate) size: RefCell<Option<FileSize>>,
+    pub(crate) cap: RefCell<SizeCap>,
+    /// The cap came, went, or is used by one less.
+    pub(crate) cap_changed: Notify,
+    /// Held over every request that grants or gives up the cap, so that answers are taken in the order of decisions.
+    pub(crate) asking: Mutex<()>,
     /// Time of the last write that the metadata group does not know.
-    written_at: Cell<Option<Timestamp>>,
+    pub(crate) written_at: Cell<Option<Timestamp>>,
+    /// Permission bits, as of the newest record.
+    mode: Cell<u16>,
     /// Read or written since the last upkeep.
     used: Cell<bool>,
-    commits: Mutex<()>,
+    /// Made longer since the last upkeep.
+    grew: Cell<bool>,
+    pub(crate) commits: Mutex<()>,
 }
 
 /// Whether and how the metadata group knows that this session has the inode open.
@@ -48,11 +62,16 @@ impl OpenInode {
             inode,
             gate: RwLock::new(()),
             appending: Mutex::new(()),
+            locks: RefCell::default(),
             state: Mutex::default(),
             size: RefCell::default(),
-            cap: Cell::new(false),
+            cap: RefCell::default(),
+            cap_changed: Notify::new(),
+            asking: Mutex::new(()),
             written_at: Cell::new(None),
+            mode: Cell::new(0),
             used: Cell::new(false),
+            grew: Cell::new(false),
             commits: Mutex::new(()),
         })
     }
@@ -71,13 +90,26 @@ impl OpenInode {
         if state.access.is_none() || upgrade || truncate {
             let _gate = if truncate { Some(file.gate.write().await) } else { None };
             let write = access == Access::Write || state.access == Some(Access::Write);
+            let asking = file.asking.lock().await;
             let opened = match client.mutate(Mutation::Open { inode, write, truncate }).await {
-                Ok(NamespaceReply::Opened { record, size_cap }) => Ok((record, size_cap)),
+                Ok(NamespaceReply::Opened { record, size_cap, others }) => Ok((record, size_cap, others)),
                 Ok(other) => Err(unexpected(&other)),
                 Err(error) => Err(error),
             };
-            match opened {
-                Ok((record, size_cap)) => file.registered(&mut state, &record, size_cap, write),
+            let known = match opened {
+                Ok((record, size_cap, others)) => {
+                    file.registered(client, &mut state, &record, size_cap, write);
+                    drop(asking);
+                    // Whoever else has it open must not go on with what was cut off (attack cached-generation).
+                    match others {
+                        OtherSessions::NothingToSay => Ok(()),
+                        OtherSessions::Told => client.until_truncation_is_known(inode).await,
+                    }
+                }
+                Err(error) => Err(error),
+            };
+            match known {
+                Ok(()) => {}
                 Err(error) => {
                     drop(state);
                     file.forget_if_unused(client);
@@ -95,24 +127,35 @@ impl OpenInode {
         let inode = record.attributes.inode;
         let file = Rc::clone(client.files.borrow_mut().entry(inode).or_insert_with(|| Self::new(inode)));
         let mut state = file.state.lock().await;
-        file.registered(&mut state, record, size_cap, access == Access::Write || size_cap);
+        let early = client.early_notices.borrow_mut().remove(&inode);
+        // The cap was asked back before the answer that granted it came: it is not ours any more.
+        file.registered(client, &mut state, record, size_cap && !early, access == Access::Write || size_cap);
         state.handles += 1;
         drop(state);
+        if early && let Err(error) = file.refresh(client).await {
+            tracing::warn!(%inode, %error, "a new file could not be looked at again");
+        }
         file
     }
 
-    fn registered(&self, state: &mut Registration, record: &FileRecord, size_cap: bool, write: bool) {
-        self.learned(record);
-        self.cap.set(self.cap.get() || size_cap);
+    fn registered(&self, client: &Inner, state: &mut Registration, record: &FileRecord, size_cap: bool, write: bool) {
+        self.learned(client, record);
+        if size_cap {
+            self.cap_granted(client, record);
+        }
         state.access = Some(if write { Access::Write } else { Access::Read });
     }
 
-    /// Takes away a handle. The last one waits until everything of the file is answered (design 4.5), commits and
-    /// closes.
-    pub(crate) async fn close(self: &Rc<Self>, client: &Inner) -> Result<(), ErrorKind> {
+    /// Takes away a handle, and the locks that belong to it. The last one waits until everything of the file is answered
+    /// (design 4.5), commits and closes, which frees every lock.
+    pub(crate) async fn close(self: &Rc<Self>, client: &Inner, description: DescriptionId) -> Result<(), ErrorKind> {
+        let owners = self.locks.borrow_mut().description_closed(description);
         let mut state = self.state.lock().await;
         state.handles = state.handles.saturating_sub(1);
         if state.handles > 0 {
+            for owner in owners {
+                self.release_owner(client, owner).await?;
+            }
             return Ok(());
         }
         let result = self.unregister(client, &mut state).await;
@@ -132,11 +175,14 @@ impl OpenInode {
             return Ok(());
         }
         received(client.engine.submit(Some(self.inode), Operation::Settle).await)?;
-        self.commit(client).await?;
-        client.mutate(Mutation::Close { inode: self.inode }).await?;
+        self.commit(client, Room::Keep).await?;
+        let _asking = self.asking.lock().await;
+        // Not after a later open.
+        client.mutate_to_the_end(Mutation::Close { inode: self.inode }).await?;
         state.access = None;
-        self.cap.set(false);
+        self.cap.borrow_mut().closed();
         self.size.replace(None);
+        self.cap_changed.notify_waiters();
         Ok(())
     }
 
@@ -148,12 +194,31 @@ impl OpenInode {
         }
     }
 
-    pub(crate) fn learned(&self, record: &FileRecord) {
+    /// Permission bits as this session last heard of them.
+    pub(crate) fn mode(&self) -> u16 {
+        self.mode.get()
+    }
+
+    /// What a record says. A size that somebody else made is news to the kernel too (design 7, "The kernel's cached
+    /// size").
+    pub(crate) fn learned(&self, client: &Inner, record: &FileRecord) {
+        if self.answering(record) == News::Size {
+            client.invalidate(self.inode);
+        }
+    }
+
+    /// What a record says that goes to the kernel in an answer. The kernel is not told besides: it takes no size from an
+    /// answer that a notice overtakes, and would go on with the old one.
+    pub(crate) fn answering(&self, record: &FileRecord) -> News {
+        self.mode.set(record.attributes.mode);
         let mut size = self.size.borrow_mut();
+        let before = size.as_ref().map(FileSize::live);
         match size.as_mut() {
             Some(size) => size.learned(record),
             None => *size = Some(FileSize::new(record)),
         }
+        let after = size.as_ref().map(FileSize::live);
+        if before.is_some() && before != after { News::Size } else { News::Nothing }
     }
 
     /// Contents that the session works on now.
@@ -169,20 +234,21 @@ impl OpenInode {
         self.used.set(true);
     }
 
-    /// Bytes up to `end` were acknowledged. Returns when the write may be acknowledged to the application.
+    /// Bytes up to `end` were acknowledged; if that makes the file longer, the cap is in use. Returns when the write may
+    /// be acknowledged to the application.
     pub(crate) async fn wrote(&self, client: &Inner, life: Life, end: u64) -> Result<(), ErrorKind> {
         self.written_at.set(Some(wall_clock()));
         self.used();
-        if matches!(self.extended(client, life, end)?, Extension::Covered | Extension::Remembered) {
-            return Ok(());
-        }
-        self.obtain_cap(client).await?;
         match self.extended(client, life, end)? {
-            Extension::Covered | Extension::Remembered => Ok(()),
+            Extension::Covered => Ok(()),
+            Extension::Remembered => {
+                self.grew.set(true);
+                Ok(())
+            }
             // It holds the cap and its lease has lapsed: only the metadata group may say now how long the file is.
             Extension::CommitFirst { generation, size_bytes } => {
                 let life = Life { generation, ..life };
-                client.commit_size(self.inode, life, size_bytes, TimeChange::To(wall_clock())).await?;
+                client.commit_size(self.inode, life, size_bytes, TimeChange::To(wall_clock()), Room::Keep).await?;
                 if let Some(size) = self.size.borrow_mut().as_mut() {
                     size.committed(generation, size_bytes);
                 }
@@ -197,39 +263,7 @@ impl OpenInode {
         if life == size.life() && end <= size.live() {
             return Ok(Extension::Covered);
         }
-        Ok(size.wrote(life, end, client.cap_use(self.cap.get())))
-    }
-
-    /// Returns when this session holds the size cap. Only its holder may make the file longer; a live session keeps it
-    /// until it closes the file, a lapsed one is struck (design 4.4).
-    pub(crate) async fn obtain_cap(&self, client: &Inner) -> Result<(), ErrorKind> {
-        let began = boot_time();
-        let (mut tries, mut warned) = (0u32, false);
-        while !self.cap.get() {
-            let mutation = Mutation::Open { inode: self.inode, write: true, truncate: false };
-            let NamespaceReply::Opened { record, size_cap } = client.mutate(mutation).await? else {
-                return Err(ErrorKind::Io("an open was answered with something else".into()));
-            };
-            self.learned(&record);
-            if size_cap {
-                self.cap.set(true);
-                return Ok(());
-            }
-            let waited = boot_time().since(began);
-            if client.fail_after.is_some_and(|limit| waited >= limit) {
-                return Err(ErrorKind::TimedOut {
-                    waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
-                    why: "another host has the file open for writing and keeps its size".into(),
-                });
-            }
-            if waited > CAP_WARNING && !warned {
-                warned = true;
-                tracing::warn!(inode = %self.inode, "waiting to make a file longer: another host has it open for writing");
-            }
-            tries = tries.saturating_add(1);
-            tokio::time::sleep(pause(tries)).await;
-        }
-        Ok(())
+        Ok(size.wrote(life, end, client.cap_use(self.cap.borrow().is_held())))
     }
 
     /// What stat shows: sizes and times of this session that the metadata group has not heard of.
@@ -242,53 +276,71 @@ impl OpenInode {
     }
 
     /// Tells the metadata group size and time of what was written.
-    pub(crate) async fn commit(&self, client: &Inner) -> Result<(), ErrorKind> {
+    pub(crate) async fn commit(&self, client: &Inner, room: Room) -> Result<(), ErrorKind> {
         let _one_at_a_time = self.commits.lock().await;
-        let written_at = self.written_at.take();
+        let written_at = self.written_at.get();
         let (life, live, uncommitted) = {
             let size = self.size.borrow();
             let Some(size) = size.as_ref() else { return Ok(()) };
             (size.life(), size.live(), size.uncommitted())
         };
-        if written_at.is_none() && uncommitted.is_none() {
+        let room = if room == Room::GiveBack && self.cap.borrow().room_bytes() > live { room } else { Room::Keep };
+        if written_at.is_none() && uncommitted.is_none() && room == Room::Keep {
             return Ok(());
         }
         let modified = TimeChange::To(written_at.unwrap_or_else(wall_clock));
-        let result = client.commit_size(self.inode, life, live, modified).await;
-        match &result {
-            Ok(()) => {
-                if let Some(size) = self.size.borrow_mut().as_mut() {
-                    size.committed(life.generation, live);
-                }
+        // A size that another host's holder was asked for is not this session's to commit: 0 says nothing about it.
+        let own = uncommitted.map_or(0, |(_, size_bytes)| size_bytes);
+        let result = client.commit_size(self.inode, life, own, modified, room).await;
+        if result.is_ok() {
+            if room == Room::GiveBack {
+                self.cap.borrow_mut().room_given_back(live);
             }
-            // Not forgotten; a later write may have set a newer time already.
-            Err(_) => self.written_at.set(self.written_at.get().or(written_at)),
+            if let Some(size) = self.size.borrow_mut().as_mut() {
+                size.committed(life.generation, live);
+            }
+            self.time_is_known(written_at);
         }
         result
+    }
+
+    /// The metadata group has this time of a write. Until then it was kept here, so that a stat meanwhile showed it; a
+    /// later write may have set a newer one.
+    pub(crate) fn time_is_known(&self, written_at: Option<Timestamp>) {
+        if self.written_at.get() == written_at {
+            self.written_at.set(None);
+        }
     }
 
     /// Only the size: what data could not be read back without.
     pub(crate) async fn commit_if_grown(&self, client: &Inner) -> Result<(), ErrorKind> {
         let grown = self.size.borrow().as_ref().is_some_and(|size| size.uncommitted().is_some());
-        if grown { self.commit(client).await } else { Ok(()) }
+        if grown { self.commit(client, Room::Keep).await } else { Ok(()) }
     }
 
     pub(crate) fn wants_upkeep(&self) -> bool {
-        self.written_at.get().is_some() || self.used.get()
+        self.written_at.get().is_some() || self.used.get() || self.cap.borrow().room_bytes() > self.size_bytes()
     }
 
     /// Once a second while the file is in use.
     pub(crate) async fn upkeep(&self, client: &Inner) -> Result<(), ErrorKind> {
         self.used.set(false);
-        self.commit(client).await?;
-        self.refresh(client).await
+        // A file that does not grow has a known size: a stat elsewhere need not ask this session.
+        let resting = !self.grew.replace(false) && self.cap.borrow_mut().begin_rest();
+        let committed = self.commit(client, if resting { Room::GiveBack } else { Room::Keep }).await;
+        if resting {
+            self.cap.borrow_mut().end_rest();
+            self.cap_changed.notify_waiters();
+        }
+        committed?;
+        self.look(client).await
     }
 
     /// The placement groups know of a truncation after `old`: waits until the metadata group tells of it.
     pub(crate) async fn refresh_past(&self, client: &Inner, old: Life) -> Result<(), ErrorKind> {
         let mut tries = 0u32;
         loop {
-            self.refresh(client).await?;
+            self.look(client).await?;
             if self.life()? != old {
                 return Ok(());
             }
@@ -300,11 +352,23 @@ impl OpenInode {
         }
     }
 
-    /// Asks for the newest record: others may have truncated the file or made it longer.
-    pub(crate) async fn refresh(&self, client: &Inner) -> Result<(), ErrorKind> {
+    /// Takes in the metadata group's record.
+    async fn look(&self, client: &Inner) -> Result<(), ErrorKind> {
         let record = client.record_of(Query::Attributes { inode: self.inode }).await?;
         if self.size.borrow().is_some() {
-            self.learned(&record);
+            self.learned(client, &record);
+        }
+        Ok(())
+    }
+
+    /// Finds out how long the file is now, whoever knows it.
+    pub(crate) async fn refresh(&self, client: &Inner) -> Result<(), ErrorKind> {
+        if self.knows_size(client) {
+            return Ok(());
+        }
+        let record = client.exact_record(self.inode).await?;
+        if self.size.borrow().is_some() {
+            self.learned(client, &record);
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ fn writes_resume_soon_after_the_map_moves_away_from_a_silent_node() {
             file.write(n * CHUNK, pattern(4096, n as u8), Durability::Volume).await.unwrap();
         }
         file.flush(FlushScope::DataAndTimes).await.unwrap();
-        assert!(began.elapsed() < Duration::from_millis(1_000), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         for n in 0..16 {
             assert_eq!(file.read(n * CHUNK, 4096).await.unwrap(), pattern(4096, n as u8));
         }
@@ -117,7 +117,7 @@ fn the_client_finds_the_next_leader_when_the_first_is_cut_off() {
         cluster.cut_off(1);
         let began = Instant::now();
         client.create(ROOT, b"d", NewInode::Directory, 0o755, Credentials::default()).await.unwrap();
-        assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
         // The map is followed at the new leader.
         cluster.declare_dead(1);
         let file = create(&client, "a").await;
@@ -163,59 +163,109 @@ fn loss_fails_the_next_flush_of_each_open_file_once() {
 }
 
 #[test]
-fn the_holder_knows_its_size_at_once_and_others_at_flush_and_at_close() {
+fn a_stat_elsewhere_shows_what_only_the_holder_knows() {
     let cluster = cluster();
     block_on(async {
         let (a, b) = (connect(&cluster).await, connect(&cluster).await);
         let file = create(&a, "a").await;
-        file.write(0, pattern(5_000, 1), Durability::Volume).await.unwrap();
-        assert_eq!(size_of(&a, &file).await, 5_000);
-        file.flush(FlushScope::DataAndTimes).await.unwrap();
-        assert_eq!(size_of(&b, &file).await, 5_000);
-        file.write(5_000, pattern(5_000, 1), Durability::Volume).await.unwrap();
-        let inode = file.inode();
-        file.close().await.unwrap();
-        assert_eq!(b.attributes(inode).await.unwrap().size_bytes, 10_000);
-        let other = b.open(inode, Access::Read, OpenContents::Keep).await.unwrap();
-        assert_eq!(other.read(5_000, 5_000).await.unwrap(), pattern(5_000, 1));
+        for round in 1..=20u64 {
+            file.write((round - 1) * 500, pattern(500, 1), Durability::Volume).await.unwrap();
+            assert_eq!(size_of(&a, &file).await, round * 500);
+            assert_eq!(size_of(&b, &file).await, round * 500, "nobody has flushed");
+        }
+        let other = b.open(file.inode(), Access::Read, OpenContents::Keep).await.unwrap();
+        assert_eq!(other.read(9_500, 5_000).await.unwrap(), pattern(500, 1));
+        file.write(10_000, pattern(100, 2), Durability::Volume).await.unwrap();
+        assert_eq!(other.read(10_000, 5_000).await.unwrap(), pattern(100, 2));
+        // A reader recalls nothing: the writer goes on without asking anybody.
+        let mutations = cluster.counts().mutations;
+        file.write(10_100, pattern(100, 3), Durability::Volume).await.unwrap();
+        assert_eq!(cluster.counts().mutations, mutations);
     })
     .unwrap();
 }
 
 #[test]
-fn within_a_second_others_see_the_size_without_any_flush() {
+fn a_file_at_rest_has_a_size_that_needs_no_question() {
     let cluster = cluster();
     block_on(async {
         let (a, b) = (connect(&cluster).await, connect(&cluster).await);
         let file = create(&a, "a").await;
         file.write(0, pattern(5_000, 1), Durability::Volume).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        // The room is given back, within two rounds of upkeep.
+        let began = Instant::now();
+        while cluster.asks_holder(file.inode()) {
+            assert!(began.elapsed() < Duration::from_secs(20), "the room is never given back");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         assert_eq!(size_of(&b, &file).await, 5_000);
+        file.append(pattern(10, 1), Durability::Volume).await.unwrap();
+        assert_eq!(size_of(&b, &file).await, 5_010);
     })
     .unwrap();
 }
 
 #[test]
-fn a_second_writer_makes_the_file_longer_only_when_it_has_the_cap() {
+fn two_writers_make_a_file_longer_in_turn_and_lose_nothing() {
     let cluster = cluster();
     block_on(async {
         let (a, b) = (connect(&cluster).await, connect(&cluster).await);
         let first = create(&a, "a").await;
-        first.write(0, pattern(1_000, 1), Durability::Volume).await.unwrap();
-        first.publish_size().await.unwrap();
         let second = b.open(first.inode(), Access::Write, OpenContents::Keep).await.unwrap();
-        let append = tokio::task::spawn_local(async move {
-            let at = second.append(pattern(500, 2), Durability::Volume).await.unwrap();
-            (at, second)
-        });
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(!append.is_finished());
-        first.write(1_000, pattern(1_000, 3), Durability::Volume).await.unwrap();
-        first.close().await.unwrap();
-        let ((offset, written), second) = append.await.unwrap();
-        // After what the first one wrote last.
-        assert_eq!((offset, written), (2_000, 500));
-        assert_eq!(second.read(0, 9_000).await.unwrap().len(), 2_500);
+        first.write(0, pattern(1_000, 1), Durability::Volume).await.unwrap();
+        // The first one keeps the file open and says nothing of its size.
+        assert_eq!(second.append(pattern(500, 2), Durability::Volume).await.unwrap(), (1_000, 500));
+        let appends = |file: FileHandle, seed: u8| async move {
+            for _ in 0..25 {
+                assert_eq!(file.append(pattern(64, seed), Durability::Volume).await.unwrap().1, 64);
+            }
+        };
+        let one = tokio::task::spawn_local(appends(first.clone(), 3));
+        let other = tokio::task::spawn_local(appends(second.clone(), 4));
+        one.await.unwrap();
+        other.await.unwrap();
+        assert_eq!((size_of(&a, &first).await, size_of(&b, &second).await), (4_700, 4_700));
+        let records = first.read(1_500, 3_200).await.unwrap();
+        let of = |seed| records.chunks(64).filter(|record| **record == pattern(64, seed)).count();
+        assert_eq!((of(3), of(4)), (25, 25), "a record is torn or overwritten");
+    })
+    .unwrap();
+}
+
+#[test]
+fn when_a_truncation_returns_every_host_works_under_it() {
+    let cluster = cluster();
+    block_on(async {
+        let (a, b) = (connect(&cluster).await, connect(&cluster).await);
+        let file = create(&a, "a").await;
+        let other = b.open(file.inode(), Access::Write, OpenContents::Keep).await.unwrap();
+        for round in 0..5 {
+            file.write(0, pattern(100_000, round), Durability::Volume).await.unwrap();
+            other.truncate(1_000).await.unwrap();
+            assert_eq!(file.size_bytes(), 1_000, "it was not told before the truncation was answered");
+            assert!(file.read(8_192, 4_096).await.unwrap().is_empty());
+            assert_eq!(file.append(pattern(10, round), Durability::Volume).await.unwrap(), (1_000, 10));
+            other.truncate(0).await.unwrap();
+            assert!(file.read(0, 4_096).await.unwrap().is_empty());
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_copy_within_a_volume_keeps_holes() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let (from, to) = (create(&client, "a").await, create(&client, "b").await);
+        from.write(2 * CHUNK, pattern(10_000, 1), Durability::Volume).await.unwrap();
+        to.write(0, pattern(200_000, 9), Durability::Volume).await.unwrap();
+        let length = from.size_bytes();
+        assert_eq!(from.copy_to(0, &to, 100, length + 50).await.unwrap(), length);
+        assert_eq!(to.read(100, 2 * CHUNK as u32).await.unwrap(), Bytes::from(vec![0; 2 * CHUNK as usize]));
+        assert_eq!(to.read(100 + 2 * CHUNK, 10_000).await.unwrap(), pattern(10_000, 1));
+        assert_eq!(to.read(0, 100).await.unwrap(), pattern(200_000, 9).slice(..100));
+        assert_eq!(to.presence(4_096..2 * CHUNK).await.unwrap(), []);
     })
     .unwrap();
 }
@@ -327,7 +377,11 @@ fn a_mount_told_to_fail_reports_a_time_out_and_the_write_still_counts_later() {
         cluster.set_faults(|faults| faults.refuse = 8);
         let failed = file.write(0, pattern(4096, 1), Durability::Volume).await;
         assert!(matches!(failed, Err(ErrorKind::TimedOut { .. })), "{failed:?}");
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let began = Instant::now();
+        while cluster.counts().writes_applied == 0 {
+            assert!(began.elapsed() < Duration::from_secs(20), "the write was forgotten");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         assert_eq!(cluster.counts().writes_applied, 1);
     })
     .unwrap();
@@ -337,7 +391,7 @@ fn a_mount_told_to_fail_reports_a_time_out_and_the_write_still_counts_later() {
 fn names_links_attributes_and_xattrs_work_end_to_end() {
     block_on(async {
         let client = connect(&cluster()).await;
-        let who = Credentials { uid: 1000, gid: 100 };
+        let who = Credentials { uid: 1000, gid: 100, umask: 0 };
         let directory = client.create(ROOT, b"d", NewInode::Directory, 0o755, who).await.unwrap().attributes.inode;
         for n in 0..2_500 {
             let name = format!("file-{n:05}");

@@ -1,16 +1,15 @@
-//! fuser's callbacks: decode, hand over to the client's thread. Nothing here waits, but for room (see `budget`).
+//! fuser's callbacks, for everything but read, write and fsync (see `device`): decode, hand over to the client's thread.
 
 use crate::attributes::time_change;
-use crate::budget::Budget;
 use crate::directories::DirectoryStream;
-use crate::files::{Create, Write};
+use crate::files::{CopyRange, Create};
+use crate::locks::{Asking, Wish};
 use crate::names::{Place, new_inode, rename_mode};
 use crate::server::{Job, Server};
-use bytes::Bytes;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, KernelConfig,
     LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 use std::ffi::OsStr;
 use std::future::Future;
@@ -20,19 +19,18 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::SystemTime;
 use tokio::sync::mpsc;
-use weft_client::FlushScope;
 use weft_proto::namespace::{AttributeChange, Credentials, NewInode, XattrMode};
 use weft_types::InodeNumber;
-use weft_types::limits::{MAX_CLIENT_BYTES_IN_FLIGHT, MAX_IO_BYTES};
+use weft_types::limits::MAX_IO_BYTES;
 
 /// The kernel's default of 16 would hold a guest back long before the network does.
 const MAX_BACKGROUND: u16 = 512;
 
 /// Asked of the kernel where it offers them. Left out on purpose: WRITEBACK_CACHE (breaks coherence between hosts);
-/// SETXATTR_EXT, SECURITY_CTX, CREATE_SUPP_GROUP, HANDLE_KILLPRIV_V2 (fuser 0.18 misreads the requests they change);
-/// POSIX_ACL (needs DONT_MASK, and with it the umask in `Create`); POSIX_LOCKS and FLOCK_LOCKS (the kernel then keeps
-/// locks of this host).
-const WANTED: [InitFlags; 7] = [
+/// SETXATTR_EXT, SECURITY_CTX, CREATE_SUPP_GROUP, HANDLE_KILLPRIV_V2 (fuser 0.18 misreads the requests they change).
+const WANTED: [InitFlags; 11] = [
+    InitFlags::FUSE_POSIX_LOCKS,
+    InitFlags::FUSE_FLOCK_LOCKS,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
@@ -40,26 +38,31 @@ const WANTED: [InitFlags; 7] = [
     InitFlags::FUSE_AUTO_INVAL_DATA,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    // The umask counts only where no default ACL does, which only the metadata group knows.
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
 ];
 /// O_TRUNC comes with the open, not as a truncate after it.
 const WANTED_FOR_OPEN: InitFlags = InitFlags::FUSE_ATOMIC_O_TRUNC;
 
 pub struct Adapter {
     jobs: mpsc::Sender<Job>,
-    budget: Budget,
 }
 
 impl Adapter {
-    pub fn new(jobs: mpsc::Sender<Job>) -> (Self, Budget) {
-        let budget = Budget::new(MAX_CLIENT_BYTES_IN_FLIGHT);
-        (Self { jobs, budget: budget.clone() }, budget)
+    pub fn new(jobs: mpsc::Sender<Job>) -> Self {
+        Self { jobs }
     }
 
     /// Runs a request as a task on the client's thread. When that thread is gone the reply is dropped, and a dropped
     /// reply is EIO.
-    fn run<F: Future<Output = ()> + 'static>(&self, request: impl FnOnce(Rc<Server>) -> F + Send + 'static) {
+    fn run<F: Future<Output = ()> + 'static>(
+        &self,
+        what: &'static str,
+        request: impl FnOnce(Rc<Server>) -> F + Send + 'static,
+    ) {
         // Waits while the queue is full: that holds the kernel back.
-        let _ = self.jobs.blocking_send(Box::new(move |server: &Rc<Server>| server.spawn(request)));
+        let _ = self.jobs.blocking_send(Box::new(move |server: &Rc<Server>| server.spawn(what, request)));
     }
 }
 
@@ -71,8 +74,8 @@ fn place(parent: INodeNo, name: &OsStr) -> Place {
     Place { parent: inode(parent), name: name.as_bytes().to_vec() }
 }
 
-fn credentials(request: &Request) -> Credentials {
-    Credentials { uid: request.uid(), gid: request.gid() }
+fn credentials(request: &Request, umask: u32) -> Credentials {
+    Credentials { uid: request.uid(), gid: request.gid(), umask: permissions(umask) }
 }
 
 fn permissions(mode: u32) -> u16 {
@@ -95,14 +98,14 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let place = place(parent, name);
-        self.run(move |server| async move { server.lookup(place, reply).await });
+        self.run("lookup", move |server| async move { server.lookup(place, reply).await });
     }
 
     // Inodes have no state here: nothing to forget.
     fn forget(&self, _request: &Request, _ino: INodeNo, _nlookup: u64) {}
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.run(move |server| async move { server.getattr(inode(ino), reply).await });
+        self.run("getattr", move |server| async move { server.getattr(inode(ino), reply).await });
     }
 
     fn setattr(
@@ -131,11 +134,11 @@ impl Filesystem for Adapter {
             accessed: atime.map(time_change),
             modified: mtime.map(time_change),
         };
-        self.run(move |server| async move { server.setattr(inode(ino), fh, change, reply).await });
+        self.run("setattr", move |server| async move { server.setattr(inode(ino), fh, change, reply).await });
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        self.run(move |server| async move { server.readlink(inode(ino), reply).await });
+        self.run("readlink", move |server| async move { server.readlink(inode(ino), reply).await });
     }
 
     fn mknod(
@@ -144,43 +147,43 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         let Some(new) = new_inode(mode, rdev) else { return reply.error(Errno::from_i32(libc::EINVAL)) };
-        let (place, credentials) = (place(parent, name), credentials(request));
-        self.run(move |server| async move {
+        let (place, credentials) = (place(parent, name), credentials(request, umask));
+        self.run("mknod", move |server| async move {
             server.make(place, new, permissions(mode), credentials, reply).await;
         });
     }
 
-    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
-        let (place, credentials) = (place(parent, name), credentials(request));
-        self.run(move |server| async move {
+    fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        let (place, credentials) = (place(parent, name), credentials(request, umask));
+        self.run("mkdir", move |server| async move {
             server.make(place, NewInode::Directory, permissions(mode), credentials, reply).await;
         });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (place, credentials) = (place(parent, link_name), credentials(request));
+        let (place, credentials) = (place(parent, link_name), credentials(request, 0));
         let new = NewInode::Symlink { target: target.as_os_str().as_bytes().to_vec() };
-        self.run(move |server| async move { server.make(place, new, 0o777, credentials, reply).await });
+        self.run("symlink", move |server| async move { server.make(place, new, 0o777, credentials, reply).await });
     }
 
     fn link(&self, _request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let place = place(newparent, newname);
-        self.run(move |server| async move { server.link(inode(ino), place, reply).await });
+        self.run("link", move |server| async move { server.link(inode(ino), place, reply).await });
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let place = place(parent, name);
-        self.run(move |server| async move { server.unlink(place, reply).await });
+        self.run("unlink", move |server| async move { server.unlink(place, reply).await });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let place = place(parent, name);
-        self.run(move |server| async move { server.rmdir(place, reply).await });
+        self.run("rmdir", move |server| async move { server.rmdir(place, reply).await });
     }
 
     fn rename(
@@ -195,11 +198,11 @@ impl Filesystem for Adapter {
     ) {
         let Some(mode) = rename_mode(flags) else { return reply.error(Errno::from_i32(libc::EINVAL)) };
         let (from, to) = (place(parent, name), place(newparent, newname));
-        self.run(move |server| async move { server.rename(from, to, mode, reply).await });
+        self.run("rename", move |server| async move { server.rename(from, to, mode, reply).await });
     }
 
     fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.run(move |server| async move { server.open(inode(ino), flags, reply).await });
+        self.run("open", move |server| async move { server.open(inode(ino), flags, reply).await });
     }
 
     fn create(
@@ -208,7 +211,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
@@ -216,45 +219,48 @@ impl Filesystem for Adapter {
             parent: inode(parent),
             name: name.as_bytes().to_vec(),
             mode: permissions(mode),
-            credentials: credentials(request),
+            credentials: credentials(request, umask),
             flags: OpenFlags(flags),
         };
-        self.run(move |server| async move { server.create(wish, reply).await });
+        self.run("create", move |server| async move { server.create(wish, reply).await });
     }
 
-    fn read(
+    fn flush(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        self.run("flush", move |server| async move { server.flush(fh, owner, reply).await });
+    }
+
+    fn getlk(
         &self,
         _request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        _pid: u32,
+        reply: ReplyLock,
     ) {
-        self.run(move |server| async move { server.read(fh, offset, size, reply).await });
+        self.run("getlk", move |server| async move { server.getlk(fh, Wish { owner, start, end, kind }, reply).await });
     }
 
-    fn write(
+    fn setlk(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        _write_flags: WriteFlags,
-        flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        kind: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
     ) {
-        let permit = self.budget.take(data.len());
-        let write = Write { handle: fh, offset, data: Bytes::copy_from_slice(data), flags, permit };
-        self.run(move |server| async move { server.write(write, reply).await });
-    }
-
-    fn flush(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        self.run(move |server| async move { server.flush(fh, reply).await });
+        // The header names the thread, the lock its process.
+        let asking = Asking { thread: request.pid(), process: pid, sleeps: sleep };
+        let wish = Wish { owner, start, end, kind };
+        self.run("setlk", move |server| async move { server.setlk(fh, wish, asking, reply).await });
     }
 
     fn release(
@@ -267,31 +273,26 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.run(move |server| async move { server.release(fh, reply).await });
-    }
-
-    fn fsync(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let scope = if datasync { FlushScope::Data } else { FlushScope::DataAndTimes };
-        self.run(move |server| async move { server.fsync(fh, scope, reply).await });
+        self.run("release", move |server| async move { server.release(fh, reply).await });
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.run(move |server| async move {
+        self.run("opendir", move |server| async move {
             let handle = server.handles.add_directory(DirectoryStream::new(inode(ino)));
             reply.opened(handle, FopenFlags::empty());
         });
     }
 
     fn readdir(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.run(move |server| async move { server.readdir(fh, offset, reply).await });
+        self.run("readdir", move |server| async move { server.readdir(fh, offset, reply).await });
     }
 
     fn readdirplus(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        self.run(move |server| async move { server.readdirplus(fh, offset, reply).await });
+        self.run("readdirplus", move |server| async move { server.readdirplus(fh, offset, reply).await });
     }
 
     fn releasedir(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        self.run(move |server| async move {
+        self.run("releasedir", move |server| async move {
             server.handles.remove_directory(fh);
             reply.ok();
         });
@@ -303,7 +304,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.run(move |server| async move { server.statfs(reply).await });
+        self.run("statfs", move |server| async move { server.statfs(reply).await });
     }
 
     fn setxattr(
@@ -323,21 +324,21 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::from_i32(libc::EINVAL)),
         };
         let (name, value) = (name.as_bytes().to_vec(), value.to_vec());
-        self.run(move |server| async move { server.setxattr(inode(ino), name, value, mode, reply).await });
+        self.run("setxattr", move |server| async move { server.setxattr(inode(ino), name, value, mode, reply).await });
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let name = name.as_bytes().to_vec();
-        self.run(move |server| async move { server.getxattr(inode(ino), name, size, reply).await });
+        self.run("getxattr", move |server| async move { server.getxattr(inode(ino), name, size, reply).await });
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.run(move |server| async move { server.listxattr(inode(ino), size, reply).await });
+        self.run("listxattr", move |server| async move { server.listxattr(inode(ino), size, reply).await });
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.as_bytes().to_vec();
-        self.run(move |server| async move { server.removexattr(inode(ino), name, reply).await });
+        self.run("removexattr", move |server| async move { server.removexattr(inode(ino), name, reply).await });
     }
 
     fn fallocate(
@@ -350,27 +351,27 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.run(move |server| async move { server.fallocate(fh, offset, length, mode, reply).await });
+        self.run("fallocate", move |server| async move { server.fallocate(fh, offset, length, mode, reply).await });
     }
 
     fn lseek(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.run(move |server| async move { server.lseek(fh, offset, whence, reply).await });
+        self.run("lseek", move |server| async move { server.lseek(fh, offset, whence, reply).await });
     }
 
-    // The kernel then copies by reading and writing.
     fn copy_file_range(
         &self,
         _request: &Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _length: u64,
+        fh_out: FileHandle,
+        offset_out: u64,
+        length: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::from_i32(libc::ENOSYS));
+        let range = CopyRange { from: (fh_in, offset_in), to: (fh_out, offset_out), length };
+        self.run("copy_file_range", move |server| async move { server.copy_file_range(range, reply).await });
     }
 }

@@ -46,19 +46,18 @@ fn system_time(time: Timestamp) -> SystemTime {
     whole.and_then(|whole| whole.checked_add(nanoseconds)).unwrap_or(UNIX_EPOCH)
 }
 
+/// A time that the kernel set, as fuser hands it on. Before 1970 fuser 0.18 takes the nanoseconds, which count forward, for
+/// a part of the way back: -5 s and 1 ns arrives as 5.000000001 s before the epoch. What it was given is read out of that.
 fn timestamp(time: SystemTime) -> Timestamp {
-    let since = |d: Duration| (i64::try_from(d.as_secs()).unwrap_or(i64::MAX), d.subsec_nanos());
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => {
-            let (seconds, nanoseconds) = since(after);
-            Timestamp { seconds, nanoseconds }
+    let parts = |d: Duration| (i64::try_from(d.as_secs()).unwrap_or(i64::MAX), d.subsec_nanos());
+    let (seconds, nanoseconds) = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => parts(after),
+        Err(before) => {
+            let (seconds, nanoseconds) = parts(before.duration());
+            (-seconds, nanoseconds)
         }
-        Err(before) => match since(before.duration()) {
-            (seconds, 0) => Timestamp { seconds: -seconds, nanoseconds: 0 },
-            // Nanoseconds count forward from the second before.
-            (seconds, nanoseconds) => Timestamp { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds },
-        },
-    }
+    };
+    Timestamp { seconds, nanoseconds }
 }
 
 pub fn time_change(time: fuser::TimeOrNow) -> TimeChange {
@@ -73,14 +72,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_before_1970_survive_the_round_trip() {
-        for time in [
-            Timestamp { seconds: -2, nanoseconds: 250_000_000 },
-            Timestamp { seconds: -1, nanoseconds: 0 },
-            Timestamp { seconds: 0, nanoseconds: 1 },
-            Timestamp { seconds: 1_700_000_000, nanoseconds: 999_999_999 },
-        ] {
-            assert_eq!(timestamp(system_time(time)), time);
-        }
+    fn times_before_1970_are_what_the_kernel_set_although_fuser_turns_their_nanoseconds_around() {
+        let at = |seconds, nanoseconds| Timestamp { seconds, nanoseconds };
+        assert_eq!(timestamp(UNIX_EPOCH - Duration::new(5, 999_999_999)), at(-5, 999_999_999));
+        assert_eq!(timestamp(UNIX_EPOCH - Duration::new(1, 0)), at(-1, 0));
+        assert_eq!(timestamp(UNIX_EPOCH + Duration::new(0, 1)), at(0, 1));
+        assert_eq!(timestamp(UNIX_EPOCH + Duration::new(1_700_000_000, 999_999_999)), at(1_700_000_000, 999_999_999));
+    }
+
+    #[test]
+    fn times_before_1970_are_told_to_the_kernel_as_the_way_back() {
+        assert_eq!(
+            system_time(Timestamp { seconds: -2, nanoseconds: 250_000_000 }),
+            UNIX_EPOCH - Duration::new(1, 750_000_000)
+        );
+        assert_eq!(system_time(Timestamp { seconds: -1, nanoseconds: 0 }), UNIX_EPOCH - Duration::new(1, 0));
     }
 }

@@ -1,20 +1,18 @@
-//! Bytes of writes that were taken from the kernel and are not answered: bounded, by making the thread that reads from
-//! the kernel wait. The kernel alone would hand over half a gigabyte.
+//! Bytes of writes that were taken from the kernel and are not answered: bounded, by taking nothing further meanwhile. The
+//! kernel alone would hand over half a gigabyte.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::cell::Cell;
+use std::rc::Rc;
+use tokio::sync::Notify;
 
 #[derive(Clone)]
-pub struct Budget(Arc<Shared>);
+pub struct Budget(Rc<Shared>);
 
 struct Shared {
     limit: usize,
-    used: Mutex<Used>,
-    changed: Condvar,
-}
-
-struct Used {
-    bytes: usize,
-    open: bool,
+    used: Cell<usize>,
+    /// Told when bytes were given back.
+    changed: Notify,
 }
 
 /// Gives the bytes back when dropped.
@@ -25,35 +23,25 @@ pub struct Permit {
 
 impl Budget {
     pub fn new(limit: usize) -> Self {
-        let used = Mutex::new(Used { bytes: 0, open: true });
-        Self(Arc::new(Shared { limit, used, changed: Condvar::new() }))
+        Self(Rc::new(Shared { limit, used: Cell::new(0), changed: Notify::new() }))
     }
 
-    fn used(&self) -> MutexGuard<'_, Used> {
-        // A counter is never left half changed.
-        self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until the bytes fit. One request always fits, however large.
-    pub fn take(&self, bytes: usize) -> Permit {
-        let mut used = self.used();
-        while used.open && used.bytes > 0 && used.bytes + bytes > self.0.limit {
-            used = self.0.changed.wait(used).unwrap_or_else(PoisonError::into_inner);
+    /// Waits until less than the limit is in use. What is taken then may exceed it by one request.
+    pub async fn room(&self) {
+        while self.0.used.get() >= self.0.limit {
+            self.0.changed.notified().await;
         }
-        used.bytes += bytes;
-        Permit { budget: self.clone(), bytes }
     }
 
-    /// Nobody waits any more: the mount is ending.
-    pub fn open_for_good(&self) {
-        self.used().open = false;
-        self.0.changed.notify_all();
+    pub fn take(&self, bytes: usize) -> Permit {
+        self.0.used.set(self.0.used.get() + bytes);
+        Permit { budget: self.clone(), bytes }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.budget.used().bytes -= self.bytes;
+        self.budget.0.used.set(self.budget.0.used.get() - self.bytes);
         self.budget.0.changed.notify_one();
     }
 }
@@ -61,27 +49,22 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
-    use std::time::Duration;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
 
     #[test]
-    fn a_request_over_the_limit_waits_until_another_is_answered() {
+    fn nothing_further_is_taken_until_a_request_over_the_limit_is_answered() {
         let budget = Budget::new(10);
+        let mut context = Context::from_waker(Waker::noop());
         let first = budget.take(8);
-        let (sender, receiver) = mpsc::channel();
-        let other = budget.clone();
-        std::thread::spawn(move || {
-            let permit = other.take(8);
-            sender.send(()).unwrap();
-            drop(permit);
-        });
-        assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
+        assert!(pin!(budget.room()).poll(&mut context).is_ready());
+        let second = budget.take(8);
+        let mut room = pin!(budget.room());
+        assert!(room.as_mut().poll(&mut context).is_pending());
+        drop(second);
+        assert!(room.as_mut().poll(&mut context).is_ready());
         drop(first);
-        receiver.recv_timeout(Duration::from_secs(5)).unwrap();
-    }
-
-    #[test]
-    fn a_single_request_larger_than_the_limit_passes() {
-        drop(Budget::new(1).take(1_000));
+        assert_eq!(budget.0.used.get(), 0);
     }
 }

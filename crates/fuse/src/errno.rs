@@ -33,6 +33,7 @@ pub fn errno(error: &ErrorKind) -> Errno {
         ErrorKind::TimedOut { .. } => libc::ETIMEDOUT,
         ErrorKind::Unavailable(_) => libc::EIO,
         ErrorKind::Refused(_) => libc::EIO,
+        ErrorKind::NoLocks(_) => libc::ENOLCK,
     })
 }
 

@@ -1,29 +1,22 @@
 //! Requests on open files.
 
 use crate::attributes::kernel_attributes;
-use crate::budget::Permit;
 use crate::errno::reported;
 use crate::handles::OpenFile;
 use crate::rollback::SizeChange;
 use crate::server::{Server, TTL};
 use bytes::Bytes;
 use fuser::{
-    Errno, FopenFlags, Generation, OpenAccMode, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek,
-    ReplyOpen, ReplyWrite,
+    Errno, FopenFlags, Generation, OpenAccMode, OpenFlags, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyLseek, ReplyOpen,
+    ReplyWrite,
 };
 use weft_client::{Access, Durability, FlushScope, OpenContents, Seek, SizeEffect};
 use weft_proto::namespace::{AttributeChange, Credentials};
-use weft_types::{ErrorKind, InodeNumber};
+use weft_types::{ErrorKind, InodeNumber, LockOwner};
 
-/// The kernel keeps no data, and lets writes of one file run in parallel.
-fn open_flags(flags: OpenFlags) -> FopenFlags {
-    let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-    match flags.acc_mode() {
-        // Nothing to publish at close.
-        OpenAccMode::O_RDONLY => direct | FopenFlags::FOPEN_NOFLUSH,
-        OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => direct,
-    }
-}
+/// The kernel keeps no data, and lets writes of one file run in parallel. Each close is told, also of files that are open
+/// only for reading: it is what ends the locks of a process.
+const OPEN_FLAGS: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
 
 fn access(flags: OpenFlags) -> Access {
     match flags.acc_mode() {
@@ -47,8 +40,21 @@ pub struct Write {
     pub offset: u64,
     pub data: Bytes,
     pub flags: OpenFlags,
-    /// Given back when the write is answered.
-    pub permit: Permit,
+    pub set_id: SetId,
+}
+
+/// What a write does to the set-id bits: the kernel says whether the writer may keep them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SetId {
+    Keep,
+    Drop,
+}
+
+/// Handles and offsets of copy_file_range(2).
+pub struct CopyRange {
+    pub from: (fuser::FileHandle, u64),
+    pub to: (fuser::FileHandle, u64),
+    pub length: u64,
 }
 
 pub struct Create {
@@ -62,18 +68,17 @@ pub struct Create {
 impl Server {
     pub async fn open(&self, inode: InodeNumber, flags: OpenFlags, reply: ReplyOpen) {
         match self.client.open(inode, access(flags), contents(flags)).await {
-            Ok(file) => reply.opened(self.handles.add_file(file), open_flags(flags)),
+            Ok(file) => reply.opened(self.handles.add_file(file), OPEN_FLAGS),
             Err(error) => reply.error(reported("open", &error)),
         }
     }
 
     pub async fn create(&self, wish: Create, reply: ReplyCreate) {
-        let flags = wish.flags;
         match self.create_or_open(wish).await {
             Ok((attributes, file)) => {
                 let handle = self.handles.add_file(file);
                 let attributes = kernel_attributes(&attributes);
-                reply.created(&TTL, &attributes, Generation(0), handle, open_flags(flags));
+                reply.created(&TTL, &attributes, Generation(0), handle, OPEN_FLAGS);
             }
             Err(error) => reply.error(reported("create", &error)),
         }
@@ -102,40 +107,35 @@ impl Server {
         }
     }
 
-    pub async fn read(&self, handle: fuser::FileHandle, offset: u64, length: u32, reply: ReplyData) {
-        let read = async { self.handles.file(handle)?.file.read(offset, length).await };
-        match read.await {
-            Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(reported("read", &error)),
-        }
+    pub async fn read(&self, handle: fuser::FileHandle, offset: u64, length: u32) -> Result<Bytes, ErrorKind> {
+        self.handles.file(handle)?.file.read(offset, length).await
     }
 
-    pub async fn write(&self, write: Write, reply: ReplyWrite) {
-        let Write { handle, offset, data, flags, permit } = write;
-        let result = match self.handles.file(handle) {
-            Ok(open) => write_to(&open, offset, data, flags).await,
-            Err(error) => Err(error),
-        };
-        match result {
-            // A request has 1 MiB at most.
-            Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
-            Err(error) => reply.error(reported("write", &error)),
+    /// Returns how much was written.
+    pub async fn write(&self, write: Write) -> Result<usize, ErrorKind> {
+        let Write { handle, offset, data, flags, set_id } = write;
+        let open = self.handles.file(handle)?;
+        if set_id == SetId::Drop {
+            open.file.drop_set_id().await?;
         }
-        drop(permit);
+        write_to(&open, offset, data, flags).await
     }
 
-    pub async fn fsync(&self, handle: fuser::FileHandle, scope: FlushScope, reply: ReplyEmpty) {
-        let flush = async {
-            let open = self.handles.file(handle)?;
-            open.rollback.borrow_mut().other_request();
-            open.file.flush(scope).await
-        };
-        answer("fsync", flush.await, reply);
+    pub async fn fsync(&self, handle: fuser::FileHandle, scope: FlushScope) -> Result<(), ErrorKind> {
+        let open = self.handles.file(handle)?;
+        open.rollback.borrow_mut().other_request();
+        open.file.flush(scope).await
     }
 
     /// close(2) of one descriptor.
-    pub async fn flush(&self, handle: fuser::FileHandle, reply: ReplyEmpty) {
-        let flush = async { self.handles.file(handle)?.file.publish_size().await };
+    pub async fn flush(&self, handle: fuser::FileHandle, owner: fuser::LockOwner, reply: ReplyEmpty) {
+        let flush = async {
+            let open = self.handles.file(handle)?;
+            let published = open.file.publish_size().await;
+            // The descriptor is gone whatever became of the size.
+            open.file.descriptor_closed(LockOwner(owner.0)).await?;
+            published
+        };
         answer("close", flush.await, reply);
     }
 
@@ -171,6 +171,20 @@ impl Server {
             }
         };
         answer("fallocate", allocate.await, reply);
+    }
+
+    pub async fn copy_file_range(&self, range: CopyRange, reply: ReplyWrite) {
+        let copy = async {
+            let (from, to) = (self.handles.file(range.from.0)?, self.handles.file(range.to.0)?);
+            to.rollback.borrow_mut().other_request();
+            let copied = from.file.copy_to(range.from.1, &to.file, range.to.1, range.length).await?;
+            to.kernel_size.set(to.kernel_size.get().max(range.to.1 + copied));
+            Ok(copied)
+        };
+        match copy.await {
+            Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
+            Err(error) => reply.error(reported("copy_file_range", &error)),
+        }
     }
 
     /// What cannot be had at all is refused now, not at the write.
@@ -214,7 +228,10 @@ impl Server {
             self.client.set_attributes(inode, change).await
         };
         match attributes {
-            Ok(attributes) => reply.attr(&TTL, &kernel_attributes(&attributes)),
+            Ok(attributes) => {
+                self.handles.told(&attributes);
+                reply.attr(&TTL, &kernel_attributes(&attributes));
+            }
             Err(error) => reply.error(reported("setattr", &error)),
         }
     }
@@ -222,7 +239,6 @@ impl Server {
 
 async fn write_to(open: &OpenFile, offset: u64, data: Bytes, flags: OpenFlags) -> Result<usize, ErrorKind> {
     open.rollback.borrow_mut().other_request();
-    let kernel_size = open.file.size_bytes();
     let (length, durability) = (data.len() as u64, durability(flags));
     let result = if flags.0 & libc::O_APPEND == 0 {
         open.file.write(offset, data, durability).await
@@ -235,8 +251,14 @@ async fn write_to(open: &OpenFile, offset: u64, data: Bytes, flags: OpenFlags) -
         Ok(written) if durability == Durability::Disk => open.file.publish_size().await.map(|()| written),
         result => result,
     };
-    if result.is_err() {
-        open.rollback.borrow_mut().write_failed(kernel_size, offset.saturating_add(length));
+    let end = offset.saturating_add(length);
+    match &result {
+        Ok(written) => open.kernel_size.set(open.kernel_size.get().max(offset.saturating_add(*written as u64))),
+        // Only an asynchronous direct write is rolled back.
+        Err(_) if flags.0 & libc::O_DIRECT != 0 => {
+            open.rollback.borrow_mut().write_failed(open.kernel_size.get(), end);
+        }
+        Err(_) => {}
     }
     result
 }

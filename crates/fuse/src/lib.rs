@@ -1,8 +1,7 @@
 //! The FUSE adapter: decodes a kernel request, calls the client, replies. No storage logic.
 //!
-//! Threads: fuser's thread reads requests from the kernel and hands each to the client's thread, in one hop; the client's
-//! thread does everything else and writes the reply to the kernel itself. fuser's thread waits only when the bytes of
-//! writes under way reach their limit.
+//! Threads: the client's thread reads the kernel's requests itself and serves reads, writes and flushes without another
+//! hop. All others it passes on to fuser's thread, which decodes them and hands them back as jobs.
 //!
 //! ```ignore
 //! let mut options = MountOptions::new(ConnectOptions::new("/etc/weft"), "vms", "/mnt/vms");
@@ -14,15 +13,20 @@
 mod adapter;
 mod attributes;
 mod budget;
+mod device;
+mod direct;
 mod directories;
 mod errno;
 mod files;
 mod handles;
+mod invalidate;
 mod kernel;
+mod locks;
 mod mount;
 mod names;
 mod preflight;
 mod rollback;
 mod server;
+mod signals;
 
 pub use mount::{Connector, MountError, MountOptions, Mounted, mount, mount_with};

@@ -1,7 +1,8 @@
 //! A mount from beginning to end: connects, mounts, serves, commits, unmounts.
 
 use crate::adapter::Adapter;
-use crate::budget::Budget;
+use crate::device;
+use crate::invalidate;
 use crate::kernel::{self, Writable};
 use crate::preflight;
 use crate::server::{JOBS, serve};
@@ -24,14 +25,12 @@ pub struct MountOptions {
     pub volume: String,
     pub mount_point: PathBuf,
     pub read_only: bool,
-    /// Threads that read requests from the kernel.
-    pub threads: usize,
 }
 
 impl MountOptions {
     #[must_use]
     pub fn new(connect: ConnectOptions, volume: impl Into<String>, mount_point: impl Into<PathBuf>) -> Self {
-        Self { connect, volume: volume.into(), mount_point: mount_point.into(), read_only: false, threads: 1 }
+        Self { connect, volume: volume.into(), mount_point: mount_point.into(), read_only: false }
     }
 }
 
@@ -78,7 +77,6 @@ pub struct Mounted {
     session: BackgroundSession,
     client: JoinHandle<()>,
     stop: watch::Sender<bool>,
-    budget: Budget,
 }
 
 /// Connects to the cluster and mounts. Returns when the mount can be used.
@@ -101,6 +99,8 @@ pub fn mount_with(options: MountOptions, connector: Connector) -> Result<Mounted
     let mount_point = preflight::check(&options.mount_point)?;
     let (jobs, job_queue) = mpsc::channel(JOBS);
     let (stop, stopping) = watch::channel(false);
+    let (descriptors, mounted) = oneshot::channel();
+    let (invalid, invalidations) = invalidate::queue();
     let (connected, outcome) = std::sync::mpsc::sync_channel(1);
     let source = format!("weft:{}", options.volume);
     let (connect, volume, shown) = (options.connect, options.volume, mount_point.display().to_string());
@@ -116,7 +116,11 @@ pub fn mount_with(options: MountOptions, connector: Connector) -> Result<Mounted
                     Ok(client) => {
                         // The other side waits for exactly this.
                         let _ = connected.send(Ok(()));
-                        serve(client, job_queue, stopping).await;
+                        client.on_invalid(Box::new(move |inode| {
+                            // A full queue only costs mapped pages their freshness.
+                            let _ = invalid.try_send(inode);
+                        }));
+                        serve(client, mounted, job_queue, stopping).await;
                     }
                     Err(error) => drop(connected.send(Err(error.into()))),
                 }
@@ -129,14 +133,21 @@ pub fn mount_with(options: MountOptions, connector: Connector) -> Result<Mounted
         Err(_) => return Err(MountError::Thread(io::Error::other("the client's thread ended"))),
     }
     let writable = if options.read_only { Writable::No } else { Writable::Yes };
-    let (adapter, budget) = Adapter::new(jobs);
+    let adapter = Adapter::new(jobs);
     let failed = |source| MountError::Kernel { mount_point: mount_point.clone(), source };
     let started = kernel::mount(&source, &mount_point, writable).map_err(failed).and_then(|device| {
-        let mut config = Config::default();
-        config.acl = SessionACL::All;
-        config.n_threads = Some(options.threads.max(1));
-        config.clone_fd = options.threads > 1;
-        Session::from_fd(adapter, device, SessionACL::All, config).and_then(Session::spawn).map_err(|source| {
+        // The thread ends with the client, which holds the other end of the queue.
+        if let Err(error) = device.try_clone().and_then(|kernel| invalidations.run(kernel)) {
+            tracing::error!(%error, "mapped pages of this mount will not follow other hosts");
+        }
+        let served = device::split(device).and_then(|(ours, fusers)| {
+            // The client's thread waits for exactly this.
+            let _ = descriptors.send(ours);
+            let mut config = Config::default();
+            config.acl = SessionACL::All;
+            Session::from_fd(adapter, fusers, SessionACL::All, config).and_then(Session::spawn)
+        });
+        served.map_err(|source| {
             // The kernel would hang everybody who looks at the mountpoint.
             let _ = kernel::unmount(&mount_point, UnmountFlags::DETACH);
             failed(source)
@@ -145,7 +156,7 @@ pub fn mount_with(options: MountOptions, connector: Connector) -> Result<Mounted
     match started {
         Ok(session) => {
             tracing::info!(mount_point = %mount_point.display(), source, "mounted");
-            Ok(Mounted { mount_point, session, client, stop, budget })
+            Ok(Mounted { mount_point, session, client, stop })
         }
         Err(error) => {
             // Ends the session with the cluster.
@@ -163,7 +174,7 @@ impl Mounted {
     /// # Errors
     /// When the kernel connection failed or the mount could not be taken away.
     pub fn run_until_unmounted_or_signalled(self) -> Result<(), MountError> {
-        let Self { mount_point, session, client, stop, budget } = self;
+        let Self { mount_point, session, client, stop } = self;
         let (ended, end) = oneshot::channel();
         let watcher = std::thread::Builder::new()
             .name("weft-watch".into())
@@ -171,8 +182,7 @@ impl Mounted {
             .map_err(MountError::Thread)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(MountError::Thread)?;
         let served = runtime.block_on(wait(&mount_point, end)).map_err(MountError::Thread)?;
-        // Whatever waits in fuser's thread for room goes on; the client's thread ends the session.
-        budget.open_for_good();
+        // The client's thread ends the session.
         let _ = stop.send(true);
         if client.join().is_err() {
             tracing::error!("the client's thread panicked");

@@ -287,3 +287,16 @@ fn a_second_mount_on_the_same_place_is_refused_with_a_sentence() {
     assert!(error.contains("already has a fuse.weft file system mounted"), "{error}");
     mount.unmount();
 }
+
+#[test]
+fn a_mount_tells_how_long_its_requests_took() {
+    let Some(cluster) = cluster() else { return };
+    let mount = mount(&cluster);
+    fs::write(mount.path("a"), b"hello").unwrap();
+    let mut value = vec![0u8; 4096];
+    let length = rustix::fs::getxattr(mount.directory.path(), "weft.statistics", value.as_mut_slice()).unwrap();
+    let text = String::from_utf8(value[..length].to_vec()).unwrap();
+    assert!(text.contains("mount_write_count 1\n"), "{text}");
+    assert!(text.contains("write_exchange_count 1\n"), "{text}");
+    mount.unmount();
+}

@@ -4,7 +4,7 @@ use crate::command::{Command, CommandReply, Stamped};
 use crate::txn::{Fault, Txn};
 use crate::view::{Batch, StateError, View};
 use crate::{cluster, groups, nodes, reclaim, sessions, volumes};
-use weft_types::SessionId;
+use weft_types::{RequestNumber, SessionId};
 
 /// What applying a command does.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +18,8 @@ pub struct Applied {
     pub work_changed: bool,
     /// Sessions that stand in somebody's way: pass each to the leader as `LeaderEvent::SessionWanted`.
     pub wanted_sessions: Vec<SessionId>,
+    /// Waits for locks that are over, granted or not: whoever asks after them is to be answered.
+    pub settled_waits: Vec<(SessionId, RequestNumber)>,
 }
 
 /// Applies one committed command. Deterministic. A refused command writes nothing but its remembered reply.
@@ -84,7 +86,9 @@ fn dispatch(txn: &mut Txn<'_>, command: &Command) -> Result<CommandReply, Fault>
         Command::DeleteVolume { name } => volumes::delete(txn, name),
         Command::PurgeVolume { volume, max_records } => volumes::purge(txn, *volume, *max_records),
 
-        Command::OpenSession { volume_name, host, mount_point } => sessions::open(txn, volume_name, host, mount_point),
+        Command::OpenSession { owner, volume_name, host, mount_point } => {
+            sessions::open(txn, *owner, volume_name, host, mount_point)
+        }
         Command::StrikeSession { session } => sessions::strike(txn, *session),
         Command::FenceComplete { session, since } => sessions::fence_complete(txn, *session, *since),
         Command::CloseSession { session } => sessions::close(txn, *session),

@@ -6,9 +6,9 @@ use crate::records::{ClusterRecord, NodeEntry, TokenRecord};
 use crate::txn::{Fault, Txn};
 use std::collections::BTreeSet;
 use weft_proto::admin::TokenRole;
-use weft_types::limits::{MAX_LABEL_BYTES, MAX_NODES, MAX_TOKENS};
+use weft_types::limits::{MAX_LABEL_BYTES, MAX_NODES, MAX_REMOVED_NODES, MAX_TOKENS};
 use weft_types::map::{NodeRecord, NodeState};
-use weft_types::{ClusterId, ErrorKind, Incarnation, NodeId};
+use weft_types::{ClusterId, ErrorKind, Incarnation, NodeId, StartId};
 
 /// Longest failure domain, outermost label to innermost.
 const MAX_DOMAIN_LABELS: usize = 8;
@@ -61,10 +61,12 @@ fn add_node(txn: &mut Txn<'_>, node: &NewNode, voter: bool) -> Result<NodeId, Fa
         check_label(label, "a failure domain label")?;
     }
     let others: Vec<NodeEntry> = txn.all(keys::NODES)?;
-    if others.len() >= MAX_NODES {
-        return Err(
-            ErrorKind::Refused(format!("a cluster has at most {MAX_NODES} nodes, removed ones included")).into()
-        );
+    let removed = others.iter().filter(|other| other.record.state == NodeState::Removed).count();
+    if others.len() - removed >= MAX_NODES {
+        return Err(ErrorKind::Refused(format!("a cluster has at most {MAX_NODES} nodes")).into());
+    }
+    if removed > MAX_REMOVED_NODES {
+        return Err(ErrorKind::Refused(format!("{MAX_REMOVED_NODES} nodes were removed from this cluster")).into());
     }
     let same_name = others.iter().find(|n| n.record.name == node.name && n.record.state != NodeState::Removed);
     if let Some(other) = same_name {
@@ -85,7 +87,10 @@ fn add_node(txn: &mut Txn<'_>, node: &NewNode, voter: bool) -> Result<NodeId, Fa
         failure_domain: node.failure_domain.clone(),
         voter,
     };
-    txn.put(keys::node(id), &NodeEntry { record, registered_from: Incarnation(0) })?;
+    txn.put(
+        keys::node(id),
+        &NodeEntry { record, registered_from: Incarnation(0), registered_start: StartId::default() },
+    )?;
     txn.touch_map()?;
     Ok(id)
 }
@@ -168,7 +173,7 @@ fn use_token(txn: &mut Txn<'_>, hash: &TokenHash, role: TokenRole) -> Result<Str
             Ok(token.name)
         }
         _ => Err(ErrorKind::Refused(
-            "the token is unknown, used, expired or of another role: make a new one with `weft cluster token create`"
+            "the token is unknown, used, expired or of another role: make a new one with `weft token create`"
                 .to_owned(),
         )
         .into()),

@@ -16,7 +16,7 @@ pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StateError> {
 pub(crate) fn decode<T: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<T, StateError> {
     let corrupt = |why: String| StateError::Corrupt { key: crate::keys::text(key), why };
     match bytes.split_first() {
-        Some((&VERSION, body)) => postcard::from_bytes(body).map_err(|e| corrupt(e.to_string())),
+        Some((&VERSION, body)) => weft_types::codec::decode(body).map_err(|e| corrupt(e.to_string())),
         Some((version, _)) => Err(corrupt(format!("version {version} is unknown"))),
         None => Err(corrupt("it is empty".to_owned())),
     }

@@ -13,7 +13,8 @@ use weft_proto::namespace::{Mutation, NamespaceReply};
 use weft_types::map::{VolumeRecord, VolumeState};
 use weft_types::{
     AckMode, ChunkSize, ClusterId, DiskId, Epoch, ErrorKind, Incarnation, InodeNumber, LossGeneration, MapVersion,
-    NodeId, ObjectId, PgId, RequestNumber, SessionId, SetVersion, Timestamp, TruncateGeneration, VolumeId,
+    NodeId, ObjectId, PgId, RequestNumber, SessionId, SessionOwner, SetVersion, Timestamp, TruncateGeneration,
+    VolumeId,
 };
 
 /// One entry of the Raft log: a command and the wall time at which it was proposed (file times, expiry, event list; no
@@ -150,6 +151,7 @@ pub enum Command {
     },
     /// Reply: `SessionOpened`.
     OpenSession {
+        owner: SessionOwner,
         volume_name: String,
         host: String,
         mount_point: String,

@@ -16,6 +16,8 @@
 //! | `l` session | `RequestWindow` |
 //! | `r` session request | remembered reply |
 //! | `o` session inode | (nothing): the session has the inode open |
+//! | `j` volume inode session | (nothing): the same, by inode |
+//! | `m` session inode | `NoticeRecord`: what the session has to be told |
 //! | `i` volume inode | `InodeRecord` |
 //! | `e` volume directory name | `EntryRecord` |
 //! | `f` volume directory cookie | name and inode: the order of readdir |
@@ -24,10 +26,13 @@
 //! | `z` volume inode | `SizeRecovery` |
 //! | `t` token hash | `TokenRecord` |
 //! | `g` number | `Event` |
+//! | `b` volume inode | `InodeLocks`: byte-range locks held and waited for |
+//! | `h` session owner inode request | (nothing): this owner waits for a lock there |
+//! | `a` session | `LockUse`: how many locks and waits the session has |
 
 use crate::command::TokenHash;
 use crate::view::Key;
-use weft_types::{DiskId, InodeNumber, NodeId, ObjectId, PgId, RequestNumber, SessionId, VolumeId};
+use weft_types::{DiskId, InodeNumber, LockOwner, NodeId, ObjectId, PgId, RequestNumber, SessionId, VolumeId};
 
 pub(crate) const CLUSTER: &[u8] = b"c";
 pub(crate) const NODES: &[u8] = b"n";
@@ -38,6 +43,7 @@ pub(crate) const SESSIONS: &[u8] = b"s";
 pub(crate) const RECLAIMS: &[u8] = b"q";
 pub(crate) const SIZE_RECOVERIES: &[u8] = b"z";
 pub(crate) const TOKENS: &[u8] = b"t";
+pub(crate) const LOCKS: &[u8] = b"b";
 
 pub(crate) const MAP_VERSION: &[u8] = b"kmap";
 pub(crate) const LAST_NODE: &[u8] = b"knode";
@@ -45,9 +51,11 @@ pub(crate) const LAST_INCARNATION: &[u8] = b"kincarnation";
 pub(crate) const LAST_VOLUME: &[u8] = b"kvolume";
 pub(crate) const LAST_SESSION: &[u8] = b"ksession";
 pub(crate) const LAST_EVENT: &[u8] = b"kevent";
+pub(crate) const LAST_NOTICE: &[u8] = b"knotice";
+pub(crate) const NOTICES: &[u8] = b"m";
 
 /// Letters under which a volume's own records lie, each followed by the volume id.
-pub(crate) const OF_VOLUME: &[u8] = b"efxizq";
+pub(crate) const OF_VOLUME: &[u8] = b"efxizqbj";
 
 fn key(letter: u8, parts: &[&[u8]]) -> Key {
     let mut key = Vec::with_capacity(1 + parts.iter().map(|p| p.len()).sum::<usize>());
@@ -97,6 +105,18 @@ pub(crate) fn open(id: SessionId, inode: InodeNumber) -> Key {
 pub(crate) fn opens_of(id: SessionId) -> Key {
     key(b'o', &[&id.0.to_be_bytes()])
 }
+pub(crate) fn opener(volume: VolumeId, inode: InodeNumber, session: SessionId) -> Key {
+    key(b'j', &[&volume.0.to_be_bytes(), &inode.0.to_be_bytes(), &session.0.to_be_bytes()])
+}
+pub(crate) fn openers_of(volume: VolumeId, inode: InodeNumber) -> Key {
+    key(b'j', &[&volume.0.to_be_bytes(), &inode.0.to_be_bytes()])
+}
+pub(crate) fn notice(id: SessionId, inode: InodeNumber) -> Key {
+    key(b'm', &[&id.0.to_be_bytes(), &inode.0.to_be_bytes()])
+}
+pub(crate) fn notices_of(id: SessionId) -> Key {
+    key(b'm', &[&id.0.to_be_bytes()])
+}
 pub(crate) fn inode(volume: VolumeId, inode: InodeNumber) -> Key {
     key(b'i', &[&volume.0.to_be_bytes(), &inode.0.to_be_bytes()])
 }
@@ -125,6 +145,28 @@ pub(crate) fn reclaim(volume: VolumeId, object: ObjectId) -> Key {
 pub(crate) fn size_recovery(volume: VolumeId, inode: InodeNumber) -> Key {
     key(b'z', &[&volume.0.to_be_bytes(), &inode.0.to_be_bytes()])
 }
+pub(crate) fn locks(volume: VolumeId, inode: InodeNumber) -> Key {
+    key(b'b', &[&volume.0.to_be_bytes(), &inode.0.to_be_bytes()])
+}
+pub(crate) fn locks_of(volume: VolumeId) -> Key {
+    key(b'b', &[&volume.0.to_be_bytes()])
+}
+/// Volume and inode of a key made by `locks`.
+pub(crate) fn place_of_locks(key: &[u8]) -> Option<(VolumeId, InodeNumber)> {
+    let (volume, inode) = key.get(1..)?.split_first_chunk::<4>()?;
+    let inode = <[u8; 8]>::try_from(inode).ok()?;
+    Some((VolumeId(u32::from_be_bytes(*volume)), InodeNumber(u64::from_be_bytes(inode))))
+}
+pub(crate) fn lock_wait(session: SessionId, owner: LockOwner, inode: InodeNumber, request: RequestNumber) -> Key {
+    let (owner, inode, request) = (owner.0.to_be_bytes(), inode.0.to_be_bytes(), request.0.to_be_bytes());
+    key(b'h', &[&session.0.to_be_bytes(), &owner, &inode, &request])
+}
+pub(crate) fn lock_waits_of_owner(session: SessionId, owner: LockOwner) -> Key {
+    key(b'h', &[&session.0.to_be_bytes(), &owner.0.to_be_bytes()])
+}
+pub(crate) fn lock_use(session: SessionId) -> Key {
+    key(b'a', &[&session.0.to_be_bytes()])
+}
 pub(crate) fn token(hash: &TokenHash) -> Key {
     key(b't', &[hash])
 }
@@ -133,6 +175,11 @@ pub(crate) fn event(number: u64) -> Key {
 }
 pub(crate) fn of_volume(letter: u8, volume: VolumeId) -> Key {
     key(letter, &[&volume.0.to_be_bytes()])
+}
+
+/// The number that a key ends with.
+pub(crate) fn last_u64(key: &[u8]) -> u64 {
+    key.iter().rev().take(8).rev().fold(0, |value, byte| (value << 8) | u64::from(*byte))
 }
 
 /// The first key that does not begin with `prefix`.

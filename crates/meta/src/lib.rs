@@ -27,6 +27,7 @@ pub mod command;
 pub mod groups;
 pub mod keys;
 pub mod leader;
+pub mod locks;
 pub mod mutants;
 pub mod namespace;
 mod nodes;

@@ -44,13 +44,52 @@ pub enum Mutant {
     ReuseCookies,
     /// A store that forgot its incarnation may register under the old id (design 3).
     AcceptEmptyStore,
+    /// The size cap is granted while another session holds it (design 7 size).
+    GrantHeldCap,
+    /// Who gives up the size cap is not heard about the size (design 7 size).
+    ReleaseForgetsSize,
+    /// The last session in line for a size cap gets it first (decision 0014).
+    ServeLastInLine,
+    /// A holder that keeps its cap although it was asked for it is left alone (decision 0014).
+    NoRecallDeadline,
+    /// A truncation is answered before other sessions know of it (design 7 truncate).
+    TruncateUnacknowledged,
+    /// An object is cut or deleted while a session may still write under the generation before (decision 0013).
+    CutBeforeAcknowledged,
+    /// A size collected for a cap that reached less far counts in full (design 7 size).
+    CollectPastRoom,
     /// A failed disk is admitted again under its id (design 4.6).
     ReadmitFailedDisk,
+    /// Locks on the same bytes are not seen to be in each other's way (S4.1).
+    IgnoreOverlap,
+    /// Equal owner numbers of two sessions are taken for one owner (S4.2).
+    OwnerWithoutSession,
+    /// F_GETLK sees only locks of the asking session (S4.5).
+    TestOnlyOwnLocks,
+    /// A freed range is given to nobody who waits for it (S4.7).
+    ForgetWaiters,
+    /// A wait overtakes an earlier one that it gets in the way of (S4.8).
+    OvertakeWaiters,
+    /// Owners that wait for each other wait for ever (S4.9).
+    NoDeadlockSearch,
+    /// The last close of a file leaves its locks (S4.11).
+    CloseKeepsLocks,
+    /// Any member of the cluster speaks for any session (W5).
+    AnyOwner,
+    /// Each commit of a node's registration is a restart (design 5.4).
+    RegisterTwice,
 }
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 36] = [
+        Self::GrantHeldCap,
+        Self::ReleaseForgetsSize,
+        Self::ServeLastInLine,
+        Self::NoRecallDeadline,
+        Self::TruncateUnacknowledged,
+        Self::CutBeforeAcknowledged,
+        Self::CollectPastRoom,
         Self::SkipCompareAndSet,
         Self::RemoveLastLevel,
         Self::CountLossyTowardsMinimum,
@@ -71,6 +110,15 @@ impl Mutant {
         Self::ReuseCookies,
         Self::AcceptEmptyStore,
         Self::ReadmitFailedDisk,
+        Self::IgnoreOverlap,
+        Self::OwnerWithoutSession,
+        Self::TestOnlyOwnLocks,
+        Self::ForgetWaiters,
+        Self::OvertakeWaiters,
+        Self::NoDeadlockSearch,
+        Self::CloseKeepsLocks,
+        Self::AnyOwner,
+        Self::RegisterTwice,
     ];
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use weft_proto::control::{NothingLost, RegisterDisk, RegisterNode};
 use weft_types::limits::MAX_DISKS;
 use weft_types::map::{DiskRecord, DiskState, MemberState, NodeState, PgRecord};
-use weft_types::{DiskId, ErrorKind, Incarnation, NodeId};
+use weft_types::{DiskId, ErrorKind, Incarnation, MapVersion, NodeId};
 
 /// Why a node is down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,9 +24,16 @@ pub(crate) enum Why {
 pub(crate) fn register(txn: &mut Txn<'_>, request: &RegisterNode) -> Result<CommandReply, Fault> {
     let mut entry: NodeEntry = txn.fetch(&keys::node(request.node))?.ok_or(ErrorKind::NotFound)?;
     check_previous(&entry, request)?;
+    if entry.registered_start == request.start && !planted(Mutant::RegisterTwice) {
+        // Asked again and committed again. A second incarnation would count as a restart without proof, and the replicas as
+        // lossy, although nothing happened.
+        let map_version = MapVersion(txn.fetch(keys::MAP_VERSION)?.unwrap_or(0));
+        return Ok(CommandReply::Registered { incarnation: entry.record.incarnation, map_version });
+    }
     let ended = entry.record.incarnation;
     let incarnation = Incarnation(txn.count_up(keys::LAST_INCARNATION)?);
     entry.registered_from = request.previous;
+    entry.registered_start = request.start;
     entry.record.incarnation = incarnation;
     entry.record.state = NodeState::Live;
     entry.record.control_address = request.control_address;
@@ -69,15 +76,16 @@ pub(crate) fn register(txn: &mut Txn<'_>, request: &RegisterNode) -> Result<Comm
 }
 
 /// The incarnation that a node says it was before tells whether its store is the one it ran with (design 3).
+///
+/// A start that got no answer may be followed by another, and its request be committed after that one's: then there are
+/// incarnations that the node does not know. So it may come with any that was given since the one it registered from, and an
+/// older one is that of an old store.
 fn check_previous(entry: &NodeEntry, request: &RegisterNode) -> Result<(), ErrorKind> {
     let record = &entry.record;
     if record.state == NodeState::Removed {
         return Err(ErrorKind::Refused(format!("node {} was removed: join again, under a new id", record.id)));
     }
-    if planted(Mutant::AcceptEmptyStore)
-        || request.previous == record.incarnation
-        || request.previous == entry.registered_from
-    {
+    if planted(Mutant::AcceptEmptyStore) || (entry.registered_from..=record.incarnation).contains(&request.previous) {
         return Ok(());
     }
     let text = if request.previous == Incarnation(0) {

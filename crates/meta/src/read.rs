@@ -4,15 +4,18 @@
 
 use crate::codec::{fetch, fetch_all};
 use crate::keys;
-use crate::leader::{Facts, SessionFact};
+use crate::leader::{Debt, DebtKind, Facts, SessionFact};
+use crate::mutants::{Mutant, planted};
 use crate::records::{
-    ClusterRecord, NodeEntry, ReclaimItem, SessionRecord, SessionState, SizeRecovery, TokenRecord, VolumeUsageRecord,
+    ClusterRecord, NodeEntry, NoticeRecord, ReclaimItem, SessionRecord, SessionState, SizeRecovery, TokenRecord,
+    VolumeUsageRecord,
 };
 use crate::view::{StateError, View};
 use weft_proto::admin::{Event, SessionSummary, TokenSummary, VolumeSummary};
-use weft_types::limits::{MAX_EVENTS, MAX_RECLAIMS_LISTED};
-use weft_types::map::{ClusterMap, VolumeRecord};
-use weft_types::{MapVersion, SessionId, VolumeId};
+use weft_proto::namespace::Notice;
+use weft_types::limits::{MAX_DEBTS_LISTED, MAX_EVENTS, MAX_NOTICES_PER_ANSWER, MAX_RECLAIMS_LISTED};
+use weft_types::map::{ClusterMap, LiveSession, VolumeRecord};
+use weft_types::{MapVersion, SessionId, SessionOwner, VolumeId};
 
 /// The cluster's identity and certificate authority; `None` before `Bootstrap`.
 ///
@@ -49,7 +52,7 @@ pub fn cluster_map(view: &dyn View, volume: Option<VolumeId>) -> Result<ClusterM
         disks: fetch_all(view, keys::DISKS, usize::MAX)?,
         volumes: volumes.into_iter().filter(|v| ours(v.id)).collect(),
         pgs,
-        live_sessions: live.map(|s| s.id).collect(),
+        live_sessions: live.map(|s| LiveSession { id: s.id, owner: s.owner }).collect(),
     })
 }
 
@@ -95,6 +98,16 @@ pub fn session(view: &dyn View, session: SessionId) -> Result<Option<SessionReco
     fetch(view, &keys::session(session))
 }
 
+/// Whether a member may speak for a session: its owner, or anybody if there is no such session; the request is then
+/// refused as one of a fenced session.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn speaks_for(view: &dyn View, owner: SessionOwner, session: SessionId) -> Result<bool, StateError> {
+    let record = self::session(view, session)?;
+    Ok(record.is_none_or(|record| record.owner == owner || planted(Mutant::AnyOwner)))
+}
+
 /// # Errors
 /// When the state cannot be read.
 pub fn tokens(view: &dyn View) -> Result<Vec<TokenSummary>, StateError> {
@@ -128,6 +141,49 @@ pub fn reclaims(view: &dyn View, limit: usize) -> Result<Vec<ReclaimItem>, State
     fetch_all(view, keys::RECLAIMS, limit)
 }
 
+/// What a session has to be told with a number above `seen`, oldest first, and the highest number of it.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn notices(view: &dyn View, session: SessionId, seen: u64) -> Result<(u64, Vec<Notice>), StateError> {
+    let mut records: Vec<NoticeRecord> = fetch_all(view, &keys::notices_of(session), usize::MAX)?;
+    records.retain(|record| record.number > seen);
+    records.sort_unstable_by_key(|record| record.number);
+    records.truncate(MAX_NOTICES_PER_ANSWER);
+    let mut notices = Vec::new();
+    for record in &records {
+        let inode = record.inode;
+        if let Some((generation, _)) = record.truncated {
+            notices.push(Notice::Truncated { inode, generation });
+        }
+        if record.granted.is_some() {
+            notices.push(Notice::CapGranted { inode });
+        }
+        if record.recalled.is_some() {
+            notices.push(Notice::Recall { inode });
+        }
+    }
+    Ok((records.last().map_or(seen, |record| record.number), notices))
+}
+
+/// What sessions owe to each other.
+fn debts(view: &dyn View) -> Result<Vec<Debt>, StateError> {
+    let records: Vec<NoticeRecord> = fetch_all(view, keys::NOTICES, MAX_DEBTS_LISTED)?;
+    let mut debts = Vec::new();
+    for record in records {
+        let mut owe = |kind, number| {
+            debts.push(Debt { session: record.session, volume: record.volume, inode: record.inode, kind, number });
+        };
+        if let Some(number) = record.recalled {
+            owe(DebtKind::SizeCap, number);
+        }
+        if let Some((_, number)) = record.truncated {
+            owe(DebtKind::Acknowledgement, number);
+        }
+    }
+    Ok(debts)
+}
+
 /// What the leader has to know of this view.
 ///
 /// # Errors
@@ -148,5 +204,6 @@ pub fn facts(view: &dyn View) -> Result<Facts, StateError> {
         sessions: sessions.into_iter().map(fact).collect(),
         reclaims: reclaims(view, MAX_RECLAIMS_LISTED)?,
         size_recoveries,
+        debts: debts(view)?,
     })
 }

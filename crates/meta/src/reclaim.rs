@@ -6,7 +6,7 @@
 use crate::command::CommandReply;
 use crate::keys;
 use crate::mutants::{Mutant, planted};
-use crate::namespace::Space;
+use crate::namespace::{self, Space};
 use crate::records::{InodeBody, InodeRecord, ReclaimItem, ReclaimWhat, SizeRecovery};
 use crate::txn::{Fault, Txn};
 use weft_types::{InodeNumber, ObjectId, TruncateGeneration, VolumeId};
@@ -32,7 +32,7 @@ pub(crate) fn done(
     let key = keys::reclaim(volume, object);
     let Some(item) = txn.fetch::<ReclaimItem>(&key)? else { return Ok(CommandReply::Done) };
     match item.what {
-        ReclaimWhat::Object if generation == TruncateGeneration(0) => {
+        ReclaimWhat::Object | ReclaimWhat::Replaced { .. } if generation == TruncateGeneration(0) => {
             txn.remove(key);
             txn.touch_work();
         }
@@ -40,7 +40,7 @@ pub(crate) fn done(
             finish_cut(txn, volume, inode, generation)?;
         }
         // A late word about a cut after which the whole object went.
-        ReclaimWhat::Object | ReclaimWhat::Cut { .. } => {}
+        ReclaimWhat::Object | ReclaimWhat::Replaced { .. } | ReclaimWhat::Cut { .. } => {}
     }
     Ok(CommandReply::Done)
 }
@@ -85,7 +85,11 @@ pub(crate) fn size_recovered(
     if let InodeBody::File { size_unknown, .. } = &mut inode.body {
         *size_unknown = false;
     }
-    inode.size_bytes = inode.size_bytes.max(end_bytes.min(weft_types::limits::MAX_FILE_BYTES));
+    // The holder was allowed no more than this; what lies past it was never acknowledged.
+    let limit = if planted(Mutant::CollectPastRoom) { u64::MAX } else { recovery.max_bytes };
+    inode.size_bytes = inode.size_bytes.max(end_bytes.min(limit));
+    inode.max_size_bytes = inode.size_bytes;
+    namespace::pass_on(&mut space, (number, &mut inode))?;
     space.store(number, &inode)?;
     Ok(CommandReply::Done)
 }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use weft_proto::admin::TokenRole;
 use weft_types::map::NodeRecord;
 use weft_types::{
-    ClusterId, FileKind, Incarnation, InodeNumber, MapVersion, ObjectId, RequestNumber, SessionId, Timestamp,
-    TruncateGeneration, VolumeId,
+    ClusterId, FileKind, Incarnation, InodeNumber, MapVersion, ObjectId, RequestNumber, SessionId, SessionOwner,
+    StartId, Timestamp, TruncateGeneration, VolumeId,
 };
 
 /// The cluster's identity and its certificate authority.
@@ -25,6 +25,8 @@ pub struct NodeEntry {
     /// What the node named as its previous incarnation when it last registered. A node that never learnt the answer
     /// names it again; one that names anything else has lost or rolled back its store.
     pub registered_from: Incarnation,
+    /// Which start of its process registered last.
+    pub registered_start: StartId,
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -48,6 +50,8 @@ pub enum SessionState {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct SessionRecord {
     pub id: SessionId,
+    /// Who opened it; nobody else speaks for it.
+    pub owner: SessionOwner,
     pub volume: VolumeId,
     pub host: String,
     pub mount_point: String,
@@ -85,6 +89,10 @@ pub struct InodeRecord {
     pub open_sessions: u32,
     /// Session that alone knows the size.
     pub size_cap: Option<SessionId>,
+    /// The holder may make the file this long.
+    pub max_size_bytes: u64,
+    /// Who waits for the cap, longest first; at most `MAX_CAP_WAITERS`.
+    pub cap_queue: Vec<SessionId>,
     pub xattrs: u32,
     pub xattr_bytes: u32,
     pub body: InodeBody,
@@ -138,18 +146,49 @@ pub struct ReclaimItem {
 pub enum ReclaimWhat {
     /// The object has no inode any more.
     Object,
+    /// A truncation to zero gave the inode another object.
+    Replaced { inode: InodeNumber },
     /// What lies at or past `size_bytes`.
     Cut { inode: InodeNumber, size_bytes: u64, generation: TruncateGeneration },
 }
 
 impl ReclaimItem {
+    /// The inode whose sessions have to know of the truncation before it is carried out.
+    #[must_use]
+    pub const fn truncated_inode(&self) -> Option<InodeNumber> {
+        match self.what {
+            ReclaimWhat::Object => None,
+            ReclaimWhat::Replaced { inode } | ReclaimWhat::Cut { inode, .. } => Some(inode),
+        }
+    }
+
     /// The generation that `Command::ReclaimDone` has to name.
     #[must_use]
     pub const fn generation(&self) -> TruncateGeneration {
         match self.what {
-            ReclaimWhat::Object => TruncateGeneration(0),
+            ReclaimWhat::Object | ReclaimWhat::Replaced { .. } => TruncateGeneration(0),
             ReclaimWhat::Cut { generation, .. } => generation,
         }
+    }
+}
+
+/// What a session has to be told of an inode that it has open (`namespace::notices`). Each part carries the notice's
+/// number at which it came up, so that a later one of the same kind is a debt of its own.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, Default)]
+pub struct NoticeRecord {
+    pub number: u64,
+    pub session: SessionId,
+    pub volume: VolumeId,
+    pub inode: InodeNumber,
+    pub recalled: Option<u64>,
+    pub granted: Option<u64>,
+    pub truncated: Option<(TruncateGeneration, u64)>,
+}
+
+impl NoticeRecord {
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.recalled.is_none() && self.granted.is_none() && self.truncated.is_none()
     }
 }
 
@@ -160,4 +199,6 @@ pub struct SizeRecovery {
     pub inode: InodeNumber,
     pub object: ObjectId,
     pub generation: TruncateGeneration,
+    /// The holder was not allowed to go further.
+    pub max_bytes: u64,
 }

@@ -14,12 +14,18 @@ use crate::volumes;
 use weft_proto::namespace::{Mutation, NamespaceReply};
 use weft_types::limits::{MAX_REMEMBERED_REPLIES, MAX_SESSIONS};
 use weft_types::map::VolumeState;
-use weft_types::{ErrorKind, InodeNumber, MapVersion, NodeId, RequestNumber, SessionId, VolumeId};
+use weft_types::{ErrorKind, InodeNumber, MapVersion, NodeId, RequestNumber, SessionId, SessionOwner, VolumeId};
 
 /// Longest host name and mount point that are kept for display.
 const MAX_TEXT_BYTES: usize = 4096;
 
-pub(crate) fn open(txn: &mut Txn<'_>, volume_name: &str, host: &str, mount_point: &str) -> Result<CommandReply, Fault> {
+pub(crate) fn open(
+    txn: &mut Txn<'_>,
+    owner: SessionOwner,
+    volume_name: &str,
+    host: &str,
+    mount_point: &str,
+) -> Result<CommandReply, Fault> {
     let volume = volumes::by_name(txn, volume_name)?;
     if volume.state != VolumeState::Active {
         return Err(ErrorKind::Busy(format!("volume {volume_name} is being deleted")).into());
@@ -34,6 +40,7 @@ pub(crate) fn open(txn: &mut Txn<'_>, volume_name: &str, host: &str, mount_point
     let id = SessionId(txn.count_up(keys::LAST_SESSION)?);
     let record = SessionRecord {
         id,
+        owner,
         volume: volume.id,
         host: host.to_owned(),
         mount_point: mount_point.to_owned(),
@@ -85,11 +92,11 @@ pub(crate) fn close(txn: &mut Txn<'_>, session: SessionId) -> Result<CommandRepl
     Ok(CommandReply::Done)
 }
 
-/// The session's opens, caps, remembered replies and record go.
+/// The session's opens, caps, locks, remembered replies and record go.
 fn end(txn: &mut Txn<'_>, record: &SessionRecord, ending: Ending) -> Result<(), Fault> {
     let prefix = keys::opens_of(record.id);
     for (key, _) in txn.scan(&prefix, &keys::after_prefix(&prefix), usize::MAX)? {
-        let inode = InodeNumber(last_u64(&key));
+        let inode = InodeNumber(keys::last_u64(&key));
         namespace::release(txn, record.volume, record.id, inode, ending)?;
     }
     txn.remove_all(&keys::replies_of(record.id), usize::MAX)?;
@@ -97,10 +104,6 @@ fn end(txn: &mut Txn<'_>, record: &SessionRecord, ending: Ending) -> Result<(), 
     txn.remove(keys::session(record.id));
     txn.touch_work();
     Ok(())
-}
-
-fn last_u64(key: &[u8]) -> u64 {
-    key.iter().rev().take(8).rev().fold(0, |value, byte| (value << 8) | u64::from(*byte))
 }
 
 /// One namespace request of a client, once.
@@ -138,7 +141,7 @@ pub(crate) fn mutate(
     if window.remembered as usize - trimmed.len() >= MAX_REMEMBERED_REPLIES as usize {
         return refuse(ErrorKind::Busy(format!("{MAX_REMEMBERED_REPLIES} requests are above the low-water mark")));
     }
-    let reply = match namespace::mutate(txn, session, volume, mutation) {
+    let reply = match namespace::mutate(txn, session, request, volume, mutation) {
         Ok(reply) => Ok(reply),
         Err(Fault::Refused(error)) => {
             txn.roll_back();

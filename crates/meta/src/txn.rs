@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use weft_proto::admin::Event;
 use weft_types::limits::MAX_EVENTS;
-use weft_types::{ErrorKind, MapVersion, NodeId, SessionId, Timestamp};
+use weft_types::{ErrorKind, MapVersion, NodeId, RequestNumber, SessionId, Timestamp};
 
 /// Why a handler did not finish.
 #[derive(Debug)]
@@ -50,12 +50,14 @@ pub(crate) struct Txn<'v> {
     map_touched: bool,
     work_touched: bool,
     wanted: BTreeSet<SessionId>,
+    settled_waits: Vec<(SessionId, RequestNumber)>,
 }
 
 impl<'v> Txn<'v> {
     pub fn new(view: &'v dyn View, at: Timestamp) -> Self {
         let writes = BTreeMap::new();
-        Self { view, at, writes, map_touched: false, work_touched: false, wanted: BTreeSet::new() }
+        let (wanted, settled_waits) = (BTreeSet::new(), Vec::new());
+        Self { view, at, writes, map_touched: false, work_touched: false, wanted, settled_waits }
     }
 
     pub fn fetch<T: DeserializeOwned>(&self, key: &[u8]) -> Result<Option<T>, StateError> {
@@ -122,11 +124,17 @@ impl<'v> Txn<'v> {
         self.wanted.insert(session);
     }
 
+    /// A wait for a lock is over.
+    pub fn settle_wait(&mut self, session: SessionId, request: RequestNumber) {
+        self.settled_waits.push((session, request));
+    }
+
     /// Takes back every write so far.
     pub fn roll_back(&mut self) {
         self.writes.clear();
         self.map_touched = false;
         self.work_touched = false;
+        self.settled_waits.clear();
     }
 
     /// Adds to the bounded event list.
@@ -150,6 +158,7 @@ impl<'v> Txn<'v> {
             map_changed: self.map_touched,
             work_changed: self.work_touched,
             wanted_sessions: self.wanted.into_iter().collect(),
+            settled_waits: self.settled_waits,
         })
     }
 }

@@ -15,9 +15,11 @@ use weft_types::{BootTime, DiskId, Incarnation, MapVersion, NodeId, ObjectId, Pg
 /// Control to data.
 #[derive(Debug)]
 pub enum ToData {
-    /// The incarnation under which this process was registered. Comes first, once.
+    /// The incarnation under which this process was registered, and the map of that moment. Comes first, once. Earlier
+    /// maps, which a control side that has lost its state or lags behind still has, are not acted on.
     Registered {
         incarnation: Incarnation,
+        map_version: MapVersion,
     },
     /// A newer map.
     Map(Arc<ClusterMap>),

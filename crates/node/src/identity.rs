@@ -69,16 +69,20 @@ impl NodeIdentity {
             }
             Err(error) => return Err(at(&path)(error)),
         };
-        let malformed = |why: String| IdentityError::Malformed { path: path.clone(), why };
-        let file: NodeFile = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        Self::parse(&bytes).map_err(|why| IdentityError::Malformed { path, why })
+    }
+
+    /// # Errors
+    /// Why it does not read.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let file: NodeFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if file.version != VERSION {
-            let why = format!(
+            return Err(format!(
                 "version {}, this program reads version {VERSION}; run the release that wrote it",
                 file.version
-            );
-            return Err(malformed(why));
+            ));
         }
-        let cluster = file.cluster.parse().map_err(|error| malformed(format!("cluster: {error}")))?;
+        let cluster = file.cluster.parse().map_err(|error| format!("cluster: {error}"))?;
         Ok(Self { cluster, node: file.node, incarnation: file.incarnation, control_addresses: file.control_addresses })
     }
 

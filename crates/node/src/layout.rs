@@ -6,6 +6,7 @@
 //! DIR/raft/                log and vote, applied state, snapshots
 //! DIR/disks/0/             the first disk, unless the configuration names others
 //! DIR/run/lock             held while the worker runs
+//! DIR/run/last-words       why the last worker cannot go on without a person, for its parent
 //! DIR/run/worker.json      process and incarnation of the worker, for its parent
 //! ```
 
@@ -55,6 +56,11 @@ impl NodeLayout {
     #[must_use]
     pub fn worker_file(&self) -> PathBuf {
         self.run().join("worker.json")
+    }
+
+    #[must_use]
+    pub fn last_words_file(&self) -> PathBuf {
+        self.run().join("last-words")
     }
 
     /// A disk as the configuration names it: absolute, or relative to the node's directory.

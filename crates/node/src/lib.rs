@@ -20,10 +20,13 @@ pub mod bridge;
 pub mod config;
 pub mod control;
 pub mod data;
+#[cfg(test)]
+mod decoders;
 pub mod identity;
 pub mod layout;
 pub mod parent;
 pub mod place;
+pub mod preflight;
 pub mod setup;
 pub mod supervisor;
 pub mod worker;

@@ -4,6 +4,7 @@
 use crate::identity::{IdentityError, NodeIdentity, load_credentials};
 use crate::place::Place;
 use crate::supervisor::{EXIT_NEEDS_A_PERSON, SupervisorError, WorkerFacts, supervise};
+use crate::worker::take_last_words;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::rc::Rc;
@@ -21,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// `worker` makes the command that starts one.
 #[must_use]
 pub fn run(place: &Place, worker: impl FnMut() -> Command) -> u8 {
+    // Those of an earlier run.
+    drop(take_last_words(place));
     // What is wrong with the directory is said once, here, before a process is started.
     if let Err(error) = check(place) {
         tracing::error!(%error, "the node cannot start");

@@ -268,7 +268,8 @@ fn is_empty_or_absent(path: &Path) -> Result<bool, SetupError> {
     }
 }
 
-fn random_id() -> Result<u128, SetupError> {
+/// 128 bits that nobody else has drawn.
+pub(crate) fn random_id() -> Result<u128, SetupError> {
     let mut bytes = [0; 16];
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
         Ok(16) => Ok(u128::from_le_bytes(bytes)),

@@ -4,8 +4,8 @@
 //! one that the parent answers with a new incarnation.
 
 use crate::bridge::{BRIDGE_CAPACITY, DataStatus};
-use crate::control::{self, ControlConfig, ControlError, DataSide, Exit};
-use crate::data::{self, DataConfig, OpenDiskError, SpawnError};
+use crate::control::{self, ControlConfig, ControlError, DataSide, Exit, OpenedData};
+use crate::data::{self, DataConfig, DataThread, OpenDiskError, SpawnError};
 use crate::identity::{IdentityError, NodeIdentity, load_credentials};
 use crate::place::Place;
 use crate::setup::store_config;
@@ -13,7 +13,8 @@ use crate::supervisor::{EXIT_NEEDS_A_PERSON, die_with_parent};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use weft_proto::control::RegisterDisk;
 use weft_raft::{GroupConfig, OpenError};
 use weft_transport::EndpointConfig;
 
@@ -62,13 +63,34 @@ pub fn run(place: &Place, parent: Parent) -> u8 {
         }
         Ok(Exit::NeedsAPerson(why)) => {
             tracing::error!(%why, "the node stops");
+            leave_last_words(place, &why);
             EXIT_NEEDS_A_PERSON
         }
         Err(error) => {
             tracing::error!(%error, "the node cannot start");
+            leave_last_words(place, &error.to_string());
             EXIT_NEEDS_A_PERSON
         }
     }
+}
+
+/// For the parent, which says it to whoever started the node.
+fn leave_last_words(place: &Place, why: &str) {
+    let file = place.layout.last_words_file();
+    let written = std::fs::create_dir_all(place.layout.run()).and_then(|()| std::fs::write(file, why));
+    if let Err(error) = written {
+        tracing::warn!(%error, "the reason stands only here, in the log");
+    }
+}
+
+/// Why the last worker of this place ended with [`EXIT_NEEDS_A_PERSON`]; taken away by asking.
+#[must_use]
+pub fn take_last_words(place: &Place) -> Option<String> {
+    let file = place.layout.last_words_file();
+    let words = std::fs::read_to_string(&file).ok()?;
+    // If it stays, it is at worst said once more.
+    let _ = std::fs::remove_file(&file);
+    Some(words)
 }
 
 fn work(place: &Place, parent: Parent) -> Result<Exit, StartError> {
@@ -77,23 +99,42 @@ fn work(place: &Place, parent: Parent) -> Result<Exit, StartError> {
     let credentials = load_credentials(layout, &identity)?;
     let group = GroupConfig::new(layout.raft(), identity.cluster, identity.node)?;
     let paths: Vec<PathBuf> = place.disks().collect();
-    let disks = data::open_disks(&paths, identity.cluster, &store_config(config))?;
-    let registrations = disks.registrations();
+    let store = store_config(config);
     let endpoint = |bind| EndpointConfig { mtu: config.max_packet_bytes, ..EndpointConfig::new(bind) };
     let (to_data, for_data) = mpsc::channel(BRIDGE_CAPACITY);
     let (to_control, from_data) = mpsc::channel(BRIDGE_CAPACITY);
     let status = Arc::new(DataStatus::default());
-    let data_config = DataConfig {
-        cluster: identity.cluster,
-        node: identity.node,
-        endpoint: endpoint(config.data_address()),
-        credentials: credentials.clone(),
-        disks,
-        resync_bytes_per_second: u64::from(config.resync_mib_per_second) << 20,
-        scrub_bytes_per_second: u64::from(config.scrub_mib_per_second) << 20,
+    let (cluster, node) = (identity.cluster, identity.node);
+    let (data_endpoint, data_credentials) = (endpoint(config.data_address()), credentials.clone());
+    let resync_bytes_per_second = u64::from(config.resync_mib_per_second) << 20;
+    let scrub_bytes_per_second = u64::from(config.scrub_mib_per_second) << 20;
+    let data_status = Arc::clone(&status);
+    let start = move || -> Result<(DataThread, Vec<RegisterDisk>), StartError> {
+        let disks = data::open_disks(&paths, cluster, node, &store)?;
+        let registrations = disks.registrations();
+        let data_config = DataConfig {
+            cluster,
+            node,
+            endpoint: data_endpoint,
+            credentials: data_credentials,
+            disks,
+            resync_bytes_per_second,
+            scrub_bytes_per_second,
+        };
+        Ok((data::spawn(data_config, for_data, to_control, data_status)?, registrations))
     };
-    let thread = data::spawn(data_config, for_data, to_control, Arc::clone(&status))?;
-    let data = DataSide { to_data, from_data, status, address: thread.address, disks: registrations };
+    let (opened, opening) = oneshot::channel();
+    // The metadata group does not wait for disks: on a busy one their recovery takes seconds.
+    let starter = std::thread::Builder::new().name("weft-open".to_owned()).spawn(move || {
+        let (told, thread) = match start() {
+            Ok((thread, disks)) => (Ok(OpenedData { address: thread.address, disks }), Some(thread)),
+            Err(error) => (Err(error.to_string()), None),
+        };
+        // Without a receiver the node is ending; the data thread then ends with its queue.
+        drop(opened.send(told));
+        thread
+    })?;
+    let data = DataSide { to_data, from_data, status, opened: opening };
     let control = ControlConfig {
         layout: layout.clone(),
         identity,
@@ -115,7 +156,9 @@ fn work(place: &Place, parent: Parent) -> Result<Exit, StartError> {
         Ok::<_, StartError>(control::run(control, data, stop).await?)
     })?;
     // The data thread ends with its queue; a clean stop has waited for it already.
-    if exit == Exit::Stopped && thread.join.join().is_err() {
+    if exit == Exit::Stopped
+        && !starter.join().is_ok_and(|thread| thread.is_none_or(|thread| thread.join.join().is_ok()))
+    {
         tracing::error!("the data thread panicked while it stopped");
     }
     Ok(exit)

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use weft_types::map::{ClusterMap, VolumeRecord};
 use weft_types::{
-    AckMode, ChunkSize, DiskId, ErrorKind, LossGeneration, MapVersion, NodeId, PgId, SessionId, VolumeId,
+    AckMode, ChunkSize, DiskId, ErrorKind, InodeNumber, LockKind, LockRange, LossGeneration, MapVersion, NodeId, PgId,
+    SessionId, VolumeId,
 };
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -53,6 +54,10 @@ pub enum AdminRequest {
     RemoveNode {
         node: NodeId,
     },
+    /// Locks that are held and waited for, of one volume or all; at most `MAX_LOCKS_LISTED`.
+    ListLocks {
+        volume: Option<VolumeId>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -76,6 +81,7 @@ pub enum AdminReply {
     Tokens(Vec<TokenSummary>),
     Done,
     Failed(ErrorKind),
+    Locks(Vec<LockSummary>),
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -101,6 +107,30 @@ pub struct SessionSummary {
     pub host: String,
     pub mount_point: String,
     pub struck: bool,
+}
+
+/// A byte range that is locked, or that somebody waits for.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct LockSummary {
+    pub volume: VolumeId,
+    pub inode: InodeNumber,
+    pub session: SessionId,
+    pub host: String,
+    pub mount_point: String,
+    /// On that host.
+    pub process_id: u32,
+    pub range: LockRange,
+    pub kind: LockKind,
+    /// Since when it is held or waited for.
+    pub since_seconds: i64,
+    pub state: LockState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[serde(rename_all = "lowercase")]
+pub enum LockState {
+    Held,
+    Waiting,
 }
 
 /// Resync of one member of one placement group, as its primary knows it.

@@ -2,13 +2,13 @@
 //!
 //! Any node accepts these; one that does not lead the metadata group answers `NotLeader` with what it knows.
 
-use crate::namespace::{Mutation, NamespaceReply, Query};
+use crate::namespace::{Mutation, NamespaceReply, Notice, Query};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use weft_types::map::ClusterMap;
 use weft_types::{
-    DiskId, Epoch, ErrorKind, Incarnation, LossGeneration, MapVersion, NodeId, PgId, RequestNumber, SessionId,
-    SetVersion, VolumeId,
+    DiskId, Epoch, ErrorKind, Incarnation, InodeNumber, LossGeneration, MapVersion, NodeId, ObjectId, PgId,
+    RequestNumber, SessionId, SetVersion, StartId, Timestamp, TruncateGeneration, VolumeId,
 };
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -57,6 +57,27 @@ pub enum ControlRequest {
         volume: VolumeId,
         query: Query,
     },
+    /// Answered when there is a notice with a number above `seen`, or after `wait_ms` with none.
+    Watch {
+        session: SessionId,
+        seen: u64,
+        wait_ms: u32,
+    },
+    /// What does the holder of the size cap know? Answered by `SizeTold`, or by `Done` when nobody told in time.
+    AskSize {
+        session: SessionId,
+        volume: VolumeId,
+        inode: InodeNumber,
+        holder: SessionId,
+    },
+    /// The holder's answer to `Notice::SizeWanted`.
+    TellSize {
+        session: SessionId,
+        volume: VolumeId,
+        inode: InodeNumber,
+        question: u64,
+        told: ToldSize,
+    },
     Admin(crate::admin::AdminRequest),
     /// From the node at whose join port a process knocked, to the leader.
     Join(Box<crate::admin::JoinRequest>),
@@ -65,6 +86,60 @@ pub enum ControlRequest {
         node: NodeId,
         what: String,
     },
+    /// Answered with `LockGranted` as soon as the wait that began with `request` is over, or with `LockWaits` after
+    /// `wait_ms`.
+    AwaitLock {
+        session: SessionId,
+        inode: InodeNumber,
+        request: RequestNumber,
+        wait_ms: u32,
+    },
+}
+
+impl ControlRequest {
+    /// For which session the request speaks.
+    #[must_use]
+    pub const fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::SessionHeartbeat { session, .. }
+            | Self::CloseSession { session }
+            | Self::Mutate { session, .. }
+            | Self::AwaitLock { session, .. }
+            | Self::Watch { session, .. }
+            | Self::AskSize { session, .. }
+            | Self::TellSize { session, .. } => Some(*session),
+            Self::Heartbeat(_)
+            | Self::ChangeSet(_)
+            | Self::GetMap { .. }
+            | Self::Admin(_)
+            | Self::SurrenderLease { .. }
+            | Self::RegisterNode(_)
+            | Self::DiskFailed { .. }
+            | Self::Note { .. }
+            | Self::OpenSession { .. }
+            | Self::Query { .. }
+            | Self::Join(_) => None,
+        }
+    }
+
+    /// The number that its session gave it, if it changes something.
+    #[must_use]
+    pub const fn number(&self) -> Option<RequestNumber> {
+        match self {
+            Self::Mutate { request, .. } | Self::AwaitLock { request, .. } => Some(*request),
+            _ => None,
+        }
+    }
+}
+
+/// What the holder of a size cap knows of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct ToldSize {
+    pub object: ObjectId,
+    pub generation: TruncateGeneration,
+    pub size_bytes: u64,
+    /// Time of the last write, if it is not committed.
+    pub written: Option<Timestamp>,
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -92,6 +167,12 @@ pub enum ControlReply {
     /// The map is still at the version the caller has.
     MapUnchanged,
     Namespace(Box<Result<NamespaceReply, ErrorKind>>),
+    /// Notices up to this number, oldest first.
+    Notices {
+        upto: u64,
+        notices: Vec<Notice>,
+    },
+    SizeTold(ToldSize),
     Done,
     Admin(Box<crate::admin::AdminReply>),
     NotLeader {
@@ -99,12 +180,16 @@ pub enum ControlReply {
     },
     Refused(ErrorKind),
     Joined(Box<crate::admin::JoinReply>),
+    LockGranted,
+    LockWaits,
 }
 
 /// A node's new incarnation (design 5.4).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct RegisterNode {
     pub node: NodeId,
+    /// The same however often this start asks; it gets one incarnation.
+    pub start: StartId,
     /// The incarnation this process knows it was before; zero if none.
     pub previous: Incarnation,
     pub control_address: SocketAddr,

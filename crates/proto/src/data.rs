@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 use weft_types::{
-    AckMode, BlockHash, BlockIndex, ChunkId, DataError, LossGeneration, MapVersion, ObjectId, Origin, PgId, SessionId,
-    TruncateGeneration,
+    AckMode, BlockHash, BlockIndex, ChunkId, DataError, LossGeneration, MapVersion, ObjectId, OperationId, Origin,
+    PgId, SessionId, TruncateGeneration,
 };
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -25,11 +25,13 @@ pub enum DataRequest {
         object: ObjectId,
     },
     Flush(FlushRequest),
-    /// Highest end of any sequenced write to the object in this group, and the bytes of present blocks.
+    /// Highest end of any sequenced write to the object in this group, and the bytes of present blocks. A group that has
+    /// not heard of this truncate generation answers with no end: what it knows is of an earlier life of the contents.
     ObjectExtent {
         pg: PgId,
         map_version: MapVersion,
         object: ObjectId,
+        generation: TruncateGeneration,
     },
     /// Presence of the blocks of a chunk (SEEK_HOLE, SEEK_DATA, hole-preserving export).
     Presence {
@@ -37,6 +39,39 @@ pub enum DataRequest {
         map_version: MapVersion,
         chunk: ChunkId,
     },
+}
+
+impl DataRequest {
+    /// Which session asks, and the number of the operation if it has one. What nobody's session asks for is of session 0,
+    /// which does not exist.
+    #[must_use]
+    pub fn asked_by(&self) -> (SessionId, OperationId) {
+        let of = |origin: &Origin| (origin.session, origin.operation);
+        match self {
+            Self::Write(r) => of(&r.origin),
+            Self::Discard(r) => of(&r.origin),
+            Self::Truncate(r) => r.origin.as_ref().map(of).unwrap_or_default(),
+            Self::DeleteObject { origin, .. } => origin.as_ref().map(of).unwrap_or_default(),
+            Self::Read(r) => (r.session, OperationId(0)),
+            Self::Flush(r) => (r.session, OperationId(0)),
+            Self::ObjectExtent { .. } | Self::Presence { .. } => Default::default(),
+        }
+    }
+
+    /// For logs.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Write(_) => "write",
+            Self::Read(_) => "read",
+            Self::Discard(_) => "discard",
+            Self::Truncate(_) => "truncate",
+            Self::DeleteObject { .. } => "delete",
+            Self::Flush(_) => "flush",
+            Self::ObjectExtent { .. } => "extent",
+            Self::Presence { .. } => "presence",
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -61,6 +96,8 @@ pub struct ReadRequest {
     pub chunk: ChunkId,
     pub offset_bytes: u32,
     pub length_bytes: u32,
+    /// Of the contents that the reader knows; `None` for a node, which reads whatever is there.
+    pub generation: Option<TruncateGeneration>,
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]

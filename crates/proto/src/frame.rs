@@ -174,15 +174,12 @@ impl Frame {
     }
 }
 
-/// Decodes a frame header; trailing bytes are an error.
+/// Decodes a frame header, within the bounds of `weft_types::codec`; trailing bytes are an error.
 ///
 /// # Errors
 /// When the header is not exactly one `T`.
 pub fn decode_header<T: DeserializeOwned>(header: &[u8]) -> Result<T, FrameError> {
-    match postcard::take_from_bytes::<T>(header) {
-        Ok((value, [])) => Ok(value),
-        Ok(_) | Err(_) => Err(FrameError::BadHeader),
-    }
+    weft_types::codec::decode(header).map_err(|_| FrameError::BadHeader)
 }
 
 /// Appends prefix and header of a frame to `out`. The payload, `payload_bytes` long, has to follow on the same stream.

@@ -39,7 +39,9 @@ pub enum HelloReply {
 /// A hello of another version, or none at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum HelloError {
-    #[error("this side speaks protocol version {ours} and the peer version {theirs}")]
+    #[error(
+        "this side speaks protocol version {ours} and the peer version {theirs}: run the same release of weft on both"
+    )]
     OtherVersion { ours: u32, theirs: u32 },
     #[error("the peer does not speak the Weft protocol")]
     NotWeft,
@@ -91,7 +93,8 @@ mod tests {
         assert_eq!(
             refused.to_string(),
             format!(
-                "this side speaks protocol version {PROTOCOL_VERSION} and the peer version {}",
+                "this side speaks protocol version {PROTOCOL_VERSION} and the peer version {}: run the same release of weft \
+                 on both",
                 PROTOCOL_VERSION + 1
             )
         );

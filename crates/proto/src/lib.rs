@@ -8,10 +8,12 @@
 pub mod admin;
 pub mod control;
 pub mod data;
+#[cfg(test)]
+mod decoders;
 pub mod frame;
 pub mod hello;
 pub mod namespace;
 pub mod replication;
 
 /// Version of every message in this crate. Raise it with any change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;

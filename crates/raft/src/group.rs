@@ -5,8 +5,9 @@
 
 use crate::error::{GroupError, OpenError};
 use crate::files::{Files, LogFacts};
+use crate::lease::{ReadLease, Standing};
 use crate::log::{DurableSnapshot, LogFile, LogIdentity, RaftLog};
-use crate::machine::{Changes, Machine, Shared, StateView};
+use crate::machine::{Changes, Machine, SettledWait, Shared, StateView};
 use crate::network::{Answer, Message, Network, RaftPeers};
 use crate::proposals::Proposals;
 use crate::rounds::Rounds;
@@ -18,12 +19,12 @@ use openraft::{ChangeMembers, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use weft_meta::{Command, CommandReply, Stamped};
 use weft_store::{Disk, RealDisk};
-use weft_types::{ClusterId, NodeId, SessionId, Timestamp};
+use weft_types::{BootTime, ClusterId, NodeId, SessionId, Timestamp};
 
 const LOG_DIRECTORY: &str = "log";
 const LOCK_FILE: &str = "lock";
@@ -62,6 +63,17 @@ impl Timing {
         let from = self.election_base_ms + (node.0 % ELECTION_SLOTS) * self.election_slot_ms;
         // A gap between the windows, and never an empty window.
         (from, from + (self.election_slot_ms * 9 / 10).max(1))
+    }
+
+    /// How long a voter that heard a leader keeps still. Openraft's own leader lease, the end of the election window, is
+    /// longer on every node.
+    pub(crate) const fn promise(self) -> Duration {
+        Duration::from_millis(self.election_base_ms)
+    }
+
+    /// How long a leader relies on that (decision 0010). Clocks may differ in speed by the rest, a sixth.
+    pub(crate) const fn read_lease(self) -> Duration {
+        Duration::from_millis(self.election_base_ms * 5 / 6)
     }
 }
 
@@ -106,6 +118,8 @@ impl GroupConfig {
             max_in_snapshot_log_to_keep: LOGS_KEPT.min(self.snapshot_every),
             purge_batch_size: PURGE_BATCH.min(self.snapshot_every),
             replication_lag_threshold: u64::MAX / 2,
+            // Only after `Timing::promise`: this node does not know what it promised before it was restarted.
+            enable_elect: false,
             ..openraft::Config::default()
         };
         config.validate().map(Arc::new).map_err(|error| OpenError::Raft(error.to_string()))
@@ -145,26 +159,38 @@ pub(crate) struct OpenStore {
     pub(crate) lock: Lock,
 }
 
-/// Opens a store. Blocking.
-pub(crate) fn open_store(config: &GroupConfig) -> Result<OpenStore, OpenError> {
-    let directory = || config.directory.clone();
-    if !config.directory.join(LOG_DIRECTORY).is_dir() {
-        return Err(OpenError::EmptyStore { directory: directory(), node: config.node });
+/// Looks whether a store is the one of this node of this cluster. It is opened for that, and closed again. Blocking.
+///
+/// # Errors
+/// When it is empty, somebody else's, or open in another process.
+pub fn check_store(directory: &Path, cluster: ClusterId, node: NodeId) -> Result<(), OpenError> {
+    open_log(directory, cluster, node).map(drop)
+}
+
+/// The log of a store that is proven to be ours.
+fn open_log(path: &Path, cluster: ClusterId, node: NodeId) -> Result<(LogFile<RealDisk>, Lock), OpenError> {
+    let directory = || path.to_path_buf();
+    if !path.join(LOG_DIRECTORY).is_dir() {
+        return Err(OpenError::EmptyStore { directory: directory(), node });
     }
-    let (disk, lock) = lock_directory(&config.directory)?;
-    let mut log = LogFile::open(disk, LOG_DIRECTORY)?;
+    let (disk, lock) = lock_directory(path)?;
+    let log = LogFile::open(disk, LOG_DIRECTORY)?;
     // Design 3: a node whose store is empty joins under a new id.
     let Some(identity) = log.identity()? else {
-        return Err(OpenError::EmptyStore { directory: directory(), node: config.node });
+        return Err(OpenError::EmptyStore { directory: directory(), node });
     };
-    if identity.cluster != config.cluster {
-        let (found, expected) = (identity.cluster, config.cluster);
-        return Err(OpenError::ForeignCluster { directory: directory(), found, expected });
+    if identity.cluster != cluster {
+        return Err(OpenError::ForeignCluster { directory: directory(), found: identity.cluster, expected: cluster });
     }
-    if identity.node != config.node {
-        let (found, expected) = (identity.node, config.node);
-        return Err(OpenError::ForeignNode { directory: directory(), found, expected });
+    if identity.node != node {
+        return Err(OpenError::ForeignNode { directory: directory(), found: identity.node, expected: node });
     }
+    Ok((log, lock))
+}
+
+/// Opens a store. Blocking.
+pub(crate) fn open_store(config: &GroupConfig) -> Result<OpenStore, OpenError> {
+    let (mut log, lock) = open_log(&config.directory, config.cluster, config.node)?;
     let durable = DurableSnapshot::default();
     let facts = LogFacts { purged: log.purged(), first_on_disk: log.first_on_disk() };
     let opened = Files::open(&config.directory, config.boot_id.clone(), facts, durable.clone())?;
@@ -185,8 +211,35 @@ pub struct MetaGroup {
     shared: Arc<Shared>,
     proposals: Proposals,
     rounds: Rounds,
+    lease: SharedLease,
     status: watch::Receiver<GroupStatus>,
     _lock: Arc<Lock>,
+}
+
+/// [`ReadLease`] as the group's tasks share it.
+#[derive(Clone)]
+pub(crate) struct SharedLease(Arc<Mutex<ReadLease>>);
+
+impl SharedLease {
+    fn new(timing: Timing) -> Self {
+        Self(Arc::new(Mutex::new(ReadLease::new(timing, boot_time()))))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, ReadLease> {
+        // Nothing panics while it is held; if it did, a round instead of the lease is always right.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(crate) fn boot_time() -> BootTime {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    BootTime { nanoseconds: seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) }
+}
+
+async fn elect_after(promise: Duration, raft: openraft::Raft<TypeConfig>) {
+    tokio::time::sleep(promise).await;
+    raft.runtime_config().elect(true);
 }
 
 impl MetaGroup {
@@ -201,16 +254,19 @@ impl MetaGroup {
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))??;
         let network = Network { id: config.node, peers };
+        let lease = SharedLease::new(config.timing);
         let raft = openraft::Raft::new(config.node.0, raft_config, network, store.log, store.machine)
             .await
             .map_err(|error| OpenError::Raft(error.to_string()))?;
         tokio::spawn(crate::machine::hand_over_gathered(Arc::downgrade(&store.shared)));
         let snapshot_file = config.directory.join(crate::files::SNAPSHOT);
         tokio::spawn(snapshots::run(raft.clone(), snapshot_file, config.snapshot_every));
+        tokio::spawn(elect_after(config.timing.promise(), raft.clone()));
         Ok(Self {
             node: config.node,
             proposals: Proposals::start(raft.clone()),
-            rounds: Rounds::start(raft.clone()),
+            rounds: Rounds::start(raft.clone(), lease.clone()),
+            lease,
             status: watch_status(&raft),
             shared: store.shared,
             _lock: Arc::new(store.lock),
@@ -253,8 +309,23 @@ impl MetaGroup {
         self.rounds.wait().await
     }
 
+    /// Quorum rounds that this node has begun.
+    #[must_use]
+    pub fn rounds_taken(&self) -> u64 {
+        self.rounds.taken()
+    }
+
+    /// The same for questions: what [`MetaGroup::read`] says after this was true at some moment since this call. Takes a
+    /// round only when there was none lately (decision 0010).
+    ///
+    /// # Errors
+    /// As [`MetaGroup::linearizable`].
+    pub async fn current(&self) -> Result<(), GroupError> {
+        if self.lease.lock().is_held(boot_time()) { Ok(()) } else { self.rounds.wait().await }
+    }
+
     /// Reads the applied state of this node, with no command applied in between. As of now only after
-    /// [`MetaGroup::linearizable`].
+    /// [`MetaGroup::current`] or [`MetaGroup::linearizable`].
     pub fn read<T>(&self, question: impl FnOnce(&StateView<'_>) -> T) -> T {
         self.shared.read(question)
     }
@@ -269,6 +340,12 @@ impl MetaGroup {
     #[must_use]
     pub fn take_wanted_sessions(&self) -> BTreeSet<SessionId> {
         self.shared.take_wanted_sessions()
+    }
+
+    /// Tells of each wait for a lock that is over, after the state that says so is readable.
+    #[must_use]
+    pub fn settled_waits(&self) -> broadcast::Receiver<SettledWait> {
+        self.shared.settled_waits()
     }
 
     #[must_use]
@@ -289,8 +366,14 @@ impl MetaGroup {
             Ok(message) if message.sender() != from => {
                 Answer::Refused(format!("node {from} must not speak for node {}", message.sender()))
             }
-            Ok(Message::Append(request)) => Answer::Append(self.raft.append_entries(request).await),
+            Ok(Message::Vote(_)) if !self.lease.lock().may_vote(boot_time()) => {
+                Answer::Refused(format!("node {} may be relied on by a leader and does not vote now", self.node))
+            }
             Ok(Message::Vote(request)) => Answer::Vote(self.raft.vote(request).await),
+            Ok(Message::Append(_) | Message::Snapshot(_)) if !self.lease.lock().hear_leader(boot_time()) => {
+                Answer::Refused(format!("node {} stands for election", self.node))
+            }
+            Ok(Message::Append(request)) => Answer::Append(self.raft.append_entries(request).await),
             Ok(Message::Snapshot(request)) => Answer::Snapshot(self.raft.install_snapshot(request).await),
         };
         encode(&answer).unwrap_or_default()
@@ -323,12 +406,24 @@ impl MetaGroup {
         within_deadline(self.raft.change_membership(change, true)).await
     }
 
-    /// Stands for election now. For when the leader is known to be dead; refused by the others while they hear it.
+    /// Stands for election as soon as no leader can rely on this node any more. For when the leader is known to be dead;
+    /// nothing happens when a leader is heard meanwhile.
     ///
     /// # Errors
     /// When Raft has stopped.
     pub async fn campaign(&self) -> Result<(), GroupError> {
-        self.raft.trigger().elect().await.map_err(|error| GroupError::Stopped(error.to_string()))
+        let first = self.lease.lock().stand(boot_time());
+        if let Standing::After(wait) = first {
+            tokio::time::sleep(wait).await;
+            let second = self.lease.lock().stand(boot_time());
+            if second != Standing::Now {
+                // The leader was heard again.
+                return Ok(());
+            }
+        }
+        let told = self.raft.trigger().elect().await;
+        self.lease.lock().has_stood();
+        told.map_err(|error| GroupError::Stopped(error.to_string()))
     }
 
     /// Builds a snapshot now, without waiting for it.

@@ -10,7 +10,8 @@
 //! ```text
 //! create_store(directory, cluster, node)                         once, when the node is made
 //! MetaGroup::open(GroupConfig, Arc<dyn RaftPeers>).await          bootstrap(address) on the first node of a cluster
-//! group.propose(Command) -> CommandReply                          group.linearizable() then group.read(|view| ..)
+//! group.propose(Command) -> CommandReply                          group.current() then group.read(|view| ..)
+//! group.linearizable()                                            proof of leadership by a round of its own
 //! group.changes() / watch_status() / take_wanted_sessions()       group.handle_message(from, bytes) -> bytes
 //! group.add_learner / set_voters / remove_learner / campaign / shutdown
 //! ```
@@ -23,8 +24,10 @@ mod applied;
 mod error;
 mod files;
 mod group;
+mod lease;
 mod log;
 mod machine;
+mod mutants;
 mod network;
 mod proposals;
 mod rounds;
@@ -34,8 +37,8 @@ mod status;
 mod types;
 
 pub use error::{GroupError, OpenError};
-pub use group::{GroupConfig, MetaGroup, Timing, create_store};
-pub use machine::{Changes, StateView};
+pub use group::{GroupConfig, MetaGroup, Timing, check_store, create_store};
+pub use machine::{Changes, SettledWait, StateView};
 pub use network::{MAX_MESSAGE_BYTES, PeerCall, PeerError, RaftPeers};
 pub use status::{GroupRole, GroupStatus};
 

@@ -13,9 +13,9 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use weft_meta::{Key, StateError, Value, View};
-use weft_types::{MapVersion, SessionId};
+use weft_types::{MapVersion, RequestNumber, SessionId};
 
 /// How often applying looks whether sled, or a snapshot being built, has caught up.
 const FULL_WAIT: Duration = Duration::from_millis(5);
@@ -37,8 +37,15 @@ pub(crate) struct Shared {
     applied: RwLock<Arc<Applied>>,
     changes: watch::Sender<Changes>,
     wanted: Mutex<BTreeSet<SessionId>>,
+    settled_waits: broadcast::Sender<SettledWait>,
     gathering: Arc<Gathering>,
 }
+
+/// A wait for a lock that is over: the session, and the request that began the wait.
+pub type SettledWait = (SessionId, RequestNumber);
+
+/// Waits that may be over before whoever watches has looked; one that missed some looks at the state instead.
+const SETTLED_WAITS_KEPT: usize = 1024;
 
 /// Wakes the task that hands gathered steps to sled.
 #[derive(Default)]
@@ -51,7 +58,9 @@ impl Shared {
     pub(crate) fn new(applied: Arc<Applied>) -> Result<Self, StateError> {
         let map_version = weft_meta::read::map_version(&*applied)?;
         let (changes, _) = watch::channel(Changes { map_version, work: 0 });
-        Ok(Self { applied: RwLock::new(applied), changes, wanted: Mutex::default(), gathering: Arc::default() })
+        let (settled_waits, _) = broadcast::channel(SETTLED_WAITS_KEPT);
+        let (wanted, gathering) = (Mutex::default(), Arc::default());
+        Ok(Self { applied: RwLock::new(applied), changes, wanted, settled_waits, gathering })
     }
 
     pub(crate) fn applied(&self) -> Arc<Applied> {
@@ -66,6 +75,10 @@ impl Shared {
 
     pub(crate) fn changes(&self) -> watch::Receiver<Changes> {
         self.changes.subscribe()
+    }
+
+    pub(crate) fn settled_waits(&self) -> broadcast::Receiver<SettledWait> {
+        self.settled_waits.subscribe()
     }
 
     pub(crate) fn take_wanted_sessions(&self) -> BTreeSet<SessionId> {
@@ -126,7 +139,7 @@ impl Machine {
         let mut overlay = Overlay::new(&applied);
         let mut mark = self.mark.clone();
         let mut answers = Vec::new();
-        let mut wanted = Vec::new();
+        let (mut wanted, mut settled_waits) = (Vec::new(), Vec::new());
         let (mut map_changed, mut work_changed) = (false, false);
         for entry in entries {
             let id = entry.log_id;
@@ -146,6 +159,7 @@ impl Machine {
                         map_changed |= step.map_changed;
                         work_changed |= step.work_changed;
                         wanted.extend(step.wanted_sessions);
+                        settled_waits.extend(step.settled_waits);
                     }
                 }
             }
@@ -159,6 +173,10 @@ impl Machine {
         }
         self.shared.gathering.something.notify_one();
         self.mark = mark;
+        for wait in settled_waits {
+            // Nobody may be watching.
+            let _ = self.shared.settled_waits.send(wait);
+        }
         let asks = !wanted.is_empty();
         self.shared.want(wanted);
         if map_changed || work_changed || asks {

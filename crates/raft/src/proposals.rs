@@ -1,4 +1,5 @@
-//! Proposals that arrive while one is under way share the next log entry: one fsync and one round for all of them.
+//! Proposals that arrive while some are under way share the next log entry: one fsync and one round for all of them.
+//! A few entries are under way at a time, so that one is synced while the one before it is on its way to the followers.
 //!
 //! Guarantees: every waiting caller hears a reply, or why there is none, within [`PROPOSE_DEADLINE`] of its turn.
 //! Must not know: what a command means.
@@ -7,14 +8,17 @@ use crate::error::GroupError;
 use crate::group::leader_of;
 use crate::types::{Commands, TypeConfig};
 use openraft::error::{ClientWriteError, RaftError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use weft_meta::{CommandReply, Stamped};
 
 /// Commands in one log entry. The largest command carries 64 KiB, so an entry stays below 3 MiB.
 const MAX_COMMANDS_PER_ENTRY: usize = 32;
 /// Proposals that wait. Above that, callers are told so at once.
 const MAX_WAITING: usize = 1024;
+/// Entries under way. More would only spread the same proposals over more entries.
+const MAX_ENTRIES_IN_FLIGHT: usize = 3;
 /// After this long without a majority the caller is told that the outcome is unknown.
 pub(crate) const PROPOSE_DEADLINE: Duration = Duration::from_millis(5000);
 
@@ -54,7 +58,11 @@ fn stopped() -> GroupError {
 }
 
 async fn run(raft: openraft::Raft<TypeConfig>, mut waiting: mpsc::Receiver<Waiting>) {
-    while let Some(first) = waiting.recv().await {
+    let slots = Arc::new(Semaphore::new(MAX_ENTRIES_IN_FLIGHT));
+    // The semaphore is never closed.
+    while let Ok(slot) = Arc::clone(&slots).acquire_owned().await
+        && let Some(first) = waiting.recv().await
+    {
         let mut turn = vec![first];
         while turn.len() < MAX_COMMANDS_PER_ENTRY
             && let Ok(next) = waiting.try_recv()
@@ -67,16 +75,24 @@ async fn run(raft: openraft::Raft<TypeConfig>, mut waiting: mpsc::Receiver<Waiti
             continue;
         }
         let (commands, replies): (Vec<_>, Vec<_>) = turn.into_iter().map(|w| (w.command, w.reply)).unzip();
-        match write(&raft, Commands { commands }).await {
-            Ok(answers) => {
-                for (reply, answer) in replies.into_iter().zip(answers) {
-                    drop(reply.send(Ok(answer)));
-                }
+        let raft = raft.clone();
+        tokio::spawn(async move {
+            tell(replies, write(&raft, Commands { commands }).await);
+            drop(slot);
+        });
+    }
+}
+
+fn tell(replies: Vec<oneshot::Sender<Answer>>, result: Result<Vec<CommandReply>, GroupError>) {
+    match result {
+        Ok(answers) => {
+            for (reply, answer) in replies.into_iter().zip(answers) {
+                drop(reply.send(Ok(answer)));
             }
-            Err(error) => {
-                for reply in replies {
-                    drop(reply.send(Err(error.clone())));
-                }
+        }
+        Err(error) => {
+            for reply in replies {
+                drop(reply.send(Err(error.clone())));
             }
         }
     }

@@ -1,12 +1,14 @@
 //! Quorum rounds: proof that this node leads now, shared by all who wait for one (design 3, 4.1).
 //!
 //! Guarantees: a caller is told yes only by a round that began after it asked. One round at a time, for all callers
-//! that came before it began. Must not know: what the callers do with it.
+//! that came before it began. Each renews the read lease. Must not know: what the callers do with it.
 
 use crate::error::GroupError;
-use crate::group::leader_of;
+use crate::group::{SharedLease, boot_time, leader_of};
 use crate::types::TypeConfig;
 use openraft::error::{CheckIsLeaderError, RaftError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,14 +23,21 @@ type Answer = Result<(), GroupError>;
 #[derive(Clone)]
 pub(crate) struct Rounds {
     queue: mpsc::Sender<oneshot::Sender<Answer>>,
+    taken: Arc<AtomicU64>,
 }
 
 impl Rounds {
     /// Starts the task; it ends when the last handle is dropped.
-    pub(crate) fn start(raft: openraft::Raft<TypeConfig>) -> Self {
+    pub(crate) fn start(raft: openraft::Raft<TypeConfig>, lease: SharedLease) -> Self {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
-        tokio::spawn(run(raft, waiting));
-        Self { queue }
+        let taken = Arc::default();
+        tokio::spawn(run(raft, lease, waiting, Arc::clone(&taken)));
+        Self { queue, taken }
+    }
+
+    /// Rounds that were begun; for tests and metrics.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     pub(crate) async fn wait(&self) -> Answer {
@@ -46,25 +55,35 @@ fn stopped() -> GroupError {
     GroupError::Stopped("the task of the quorum rounds has ended".to_owned())
 }
 
-async fn run(raft: openraft::Raft<TypeConfig>, mut waiting: mpsc::Receiver<oneshot::Sender<Answer>>) {
+async fn run(
+    raft: openraft::Raft<TypeConfig>,
+    lease: SharedLease,
+    mut waiting: mpsc::Receiver<oneshot::Sender<Answer>>,
+    taken: Arc<AtomicU64>,
+) {
     while let Some(first) = waiting.recv().await {
         let mut callers = vec![first];
         while let Ok(next) = waiting.try_recv() {
             callers.push(next);
         }
         // From here on nobody joins this round.
-        let result = round(&raft).await;
+        taken.fetch_add(1, Ordering::Relaxed);
+        let result = round(&raft, &lease).await;
         for caller in callers {
             drop(caller.send(result.clone()));
         }
     }
 }
 
-async fn round(raft: &openraft::Raft<TypeConfig>) -> Answer {
+async fn round(raft: &openraft::Raft<TypeConfig>, lease: &SharedLease) -> Answer {
     let attempts = async {
         loop {
+            let begun = lease.lock().round_begins(boot_time());
             match raft.ensure_linearizable().await {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    lease.lock().round_succeeded(begun);
+                    return Ok(());
+                }
                 Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward))) => {
                     return Err(GroupError::NotLeader { leader: leader_of(&forward) });
                 }

@@ -112,8 +112,7 @@ impl<R: Read> SnapshotReader<R> {
         if header_len > MAX_HEADER_BYTES {
             return Err(SnapshotError::Damaged("header length".to_owned()));
         }
-        let mut header = vec![0; header_len as usize];
-        take(&mut input, &mut hash, &mut header)?;
+        let header = take_part(&mut input, &mut hash, header_len)?;
         let meta = decode(&header).map_err(|error| SnapshotError::Damaged(format!("header: {error}")))?;
         Ok(Self { input, hash, pairs: 0, meta })
     }
@@ -136,10 +135,8 @@ impl<R: Read> SnapshotReader<R> {
         if key_len > MAX_PART_BYTES || value_len > MAX_PART_BYTES {
             return Err(SnapshotError::Damaged(format!("length of pair {}", self.pairs)));
         }
-        let mut key = vec![0; key_len as usize];
-        take(&mut self.input, &mut self.hash, &mut key)?;
-        let mut value = vec![0; value_len as usize];
-        take(&mut self.input, &mut self.hash, &mut value)?;
+        let key = take_part(&mut self.input, &mut self.hash, key_len)?;
+        let value = take_part(&mut self.input, &mut self.hash, value_len)?;
         self.pairs += 1;
         Ok(Some((key, value)))
     }
@@ -167,6 +164,17 @@ fn take<R: Read>(input: &mut R, hash: &mut blake3::Hasher, into: &mut [u8]) -> R
     input.read_exact(into).map_err(short)?;
     hash.update(into);
     Ok(())
+}
+
+/// Reads a part of this length. Memory is taken as bytes come, not on the word of the length.
+fn take_part<R: Read>(input: &mut R, hash: &mut blake3::Hasher, bytes: u32) -> Result<Vec<u8>, SnapshotError> {
+    let mut part = Vec::new();
+    input.by_ref().take(u64::from(bytes)).read_to_end(&mut part)?;
+    if part.len() < bytes as usize {
+        return Err(short(io::ErrorKind::UnexpectedEof.into()));
+    }
+    hash.update(&part);
+    Ok(part)
 }
 
 fn short(error: io::Error) -> SnapshotError {

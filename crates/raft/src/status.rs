@@ -31,6 +31,8 @@ pub struct GroupStatus {
     pub last_log: Option<u64>,
     pub applied: Option<u64>,
     pub snapshot: Option<u64>,
+    /// Entries up to here are in the snapshot only.
+    pub purged: Option<u64>,
     /// On the leader: how far each member has the log.
     pub matching: BTreeMap<NodeId, Option<u64>>,
     /// Why Raft has ended on this node, if it did.
@@ -76,6 +78,7 @@ fn status_of(metrics: &RaftMetrics<u64, PeerAddress>) -> GroupStatus {
         last_log: metrics.last_log_index,
         applied: metrics.last_applied.map(|id| id.index),
         snapshot: metrics.snapshot.map(|id| id.index),
+        purged: metrics.purged.map(|id| id.index),
         matching: replication.map(|(id, log)| (NodeId(*id), log.map(|log| log.index))).collect(),
         failed: metrics.running_state.as_ref().err().map(ToString::to_string),
     }

@@ -64,7 +64,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError>
     match bytes.split_first() {
         None => Err(CodecError::Empty),
         Some((&FORMAT_VERSION, rest)) => {
-            postcard::from_bytes(rest).map_err(|error| CodecError::Malformed(error.to_string()))
+            weft_types::codec::decode(rest).map_err(|error| CodecError::Malformed(error.to_string()))
         }
         Some((&found, _)) => Err(CodecError::OtherVersion { found }),
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use weft_proto::data::{DiscardRequest, ReadRequest, TruncateRequest, WriteRequest};
 use weft_proto::replication::Envelope;
 use weft_types::{
-    BlockHash, BlockIndex, ChunkId, ChunkSize, DiskId, LogPosition, MapVersion, NodeId, ObjectId, Origin, PgRecord,
-    SessionId,
+    BlockHash, BlockIndex, ChunkId, ChunkSize, DiskId, LogPosition, MapVersion, Member, NodeId, ObjectId, Origin,
+    PgRecord, SessionId, TruncateGeneration,
 };
 
 /// Names a client's request until it is answered with `Action::Reply`. Chosen by the shell, never used twice.
@@ -86,6 +86,16 @@ pub struct ClusterFacts {
     pub version: MapVersion,
     pub live_sessions: BTreeSet<SessionId>,
     pub live_nodes: BTreeSet<NodeId>,
+    /// Failed, removed, or not there when their node registered: whatever node they belong to, nobody answers for them.
+    pub gone_disks: BTreeSet<DiskId>,
+}
+
+impl ClusterFacts {
+    /// Whether somebody may answer for this member: its node lives, and so does its disk.
+    #[must_use]
+    pub fn is_live(&self, member: &Member) -> bool {
+        self.live_nodes.contains(&member.node) && !self.gone_disks.contains(&member.disk)
+    }
 }
 
 /// `DataRequest` for one group, with its data. A flush of several groups is split by the shell.
@@ -97,7 +107,7 @@ pub enum ClientRequest {
     Truncate(TruncateRequest),
     DeleteObject { map_version: MapVersion, origin: Option<Origin>, object: ObjectId },
     Flush { map_version: MapVersion, session: SessionId },
-    ObjectExtent { map_version: MapVersion, object: ObjectId },
+    ObjectExtent { map_version: MapVersion, object: ObjectId, generation: TruncateGeneration },
     Presence { map_version: MapVersion, chunk: ChunkId },
 }
 

@@ -37,6 +37,7 @@ impl Primary {
             Gate::Go => {}
         }
         let now = cx.clock.now;
+        self.foresight.flushed();
         // The position is one of this epoch's log: a larger one of an earlier loss generation cannot meet it.
         self.flushes.push(FlushWaiter { token, session, target: self.acked, since: now, asked: now });
         let durable = self.durable_on_all(cx);
@@ -90,7 +91,9 @@ impl Primary {
         for peer in &mut self.peers {
             if peer.sync == SyncWish::Now && peer.is_joined() {
                 peer.sync = SyncWish::Later;
-                if peer.durable < target {
+                // A sync that is under way reports by itself.
+                if peer.durable < target && peer.sync_asked < target {
+                    peer.sync_asked = target;
                     let epoch = self.epoch;
                     cx.send(peer.disk, peer.incarnation, Message::Sync { epoch });
                 }
@@ -118,6 +121,7 @@ impl Primary {
             cx.act(Action::Reply { token: flush.token, result: Err(error) });
         }
         if stale {
+            self.peers.iter_mut().for_each(|peer| peer.sync_asked = LogPosition::ZERO);
             self.wish_sync();
             self.advance(cx);
         }

@@ -23,6 +23,7 @@ mod compare;
 mod core;
 pub mod events;
 mod flush;
+mod foresight;
 mod history;
 mod locks;
 mod merge;

@@ -128,7 +128,8 @@ impl Primary {
         if self.answer_duplicate(cx, merge.token, &merge.request) {
             return;
         }
-        let waiter = Waiter { token: merge.token, ack: ack_mode(&merge.request), reply: good_reply(&merge.request) };
+        let waiter =
+            Waiter { token: merge.token, ack: ack_mode(cx, &merge.request), reply: good_reply(&merge.request) };
         let origin = origin(&merge.request);
         let bytes = |edge: Option<EdgeBlock>| edge.and_then(|e| e.bytes);
         let (head, tail) = (bytes(merge.head), bytes(merge.tail));

@@ -33,6 +33,37 @@ pub enum Mutant {
     BehindAsLevel,
     /// The session is not checked again when a waiting write is sequenced (4.2).
     FenceOnlyAtArrival,
+    /// A read looks at no truncate generation: it may show what another host has cut off (7, truncate).
+    ReadAnyGeneration,
+    /// Ends from before a truncation count for the size (7, size).
+    EndOfOldGeneration,
     /// A partial write takes no block locks.
     MergeWithoutLock,
+    /// A cut or a deletion is answered before it is durable (7, truncate).
+    CutInMemory,
+}
+
+impl Mutant {
+    /// Each of them once.
+    pub const ALL: [Self; 19] = [
+        Self::SkipEpochCheck,
+        Self::AcknowledgeEarly,
+        Self::SkipPeering,
+        Self::CopyWithoutLock,
+        Self::NoDedupe,
+        Self::NoDedupeCopy,
+        Self::ForgetCompleteTo,
+        Self::ServeWithoutLease,
+        Self::LossyAsSource,
+        Self::ReadUncommitted,
+        Self::OneSidedDelta,
+        Self::CandidateNotCounted,
+        Self::FlushPrimaryOnly,
+        Self::BehindAsLevel,
+        Self::FenceOnlyAtArrival,
+        Self::ReadAnyGeneration,
+        Self::EndOfOldGeneration,
+        Self::MergeWithoutLock,
+        Self::CutInMemory,
+    ];
 }

@@ -35,7 +35,7 @@ pub(crate) struct Peer {
     pub node: NodeId,
     pub incarnation: Incarnation,
     pub state: MemberState,
-    /// Its node is live, as the metadata group knows.
+    /// Its node and its disk are there, as the metadata group knows.
     pub live: bool,
     pub link: Link,
     pub handshake: u64,
@@ -56,6 +56,8 @@ pub(crate) struct Peer {
     /// Recognition as level is under way since this set: counts for reading until a later set is known (design 5.5).
     pub catching: Option<SetVersion>,
     pub sync: SyncWish,
+    /// Everything up to here it was asked to sync, with the entries or after them.
+    pub sync_asked: LogPosition,
 }
 
 impl Peer {
@@ -65,7 +67,7 @@ impl Peer {
             node: member.node,
             incarnation: member.incarnation,
             state: member.state,
-            live: facts.live_nodes.contains(&member.node),
+            live: facts.is_live(member),
             link: Link::Preparing { asked: None },
             handshake: 0,
             cursor: LogPosition::ZERO,
@@ -79,13 +81,14 @@ impl Peer {
             candidate: None,
             catching: None,
             sync: SyncWish::Later,
+            sync_asked: LogPosition::ZERO,
         }
     }
 
     /// Takes over what a newer map says.
     pub fn update(&mut self, member: &Member, facts: &ClusterFacts, set_version: SetVersion, now: BootTime) {
         self.node = member.node;
-        self.live = facts.live_nodes.contains(&member.node);
+        self.live = facts.is_live(member);
         if self.incarnation != member.incarnation {
             // Another run of the member: what it told before says nothing about what it has now (design 5, flush).
             self.incarnation = member.incarnation;
@@ -112,11 +115,15 @@ impl Peer {
     pub fn restart(&mut self, now: BootTime) {
         self.link = Link::Preparing { asked: None };
         self.handshake += 1;
+        // It may not have heard it.
+        self.told_committed = LogPosition::ZERO;
         self.forget_sent();
         self.progress = now;
     }
 
+    /// What was asked may be lost with what was sent.
     fn forget_sent(&mut self) {
+        self.sync_asked = LogPosition::ZERO;
         self.sent.clear();
         self.sent_bytes = 0;
     }
@@ -228,6 +235,9 @@ impl Peer {
         self.sent_bytes += cost;
         self.told_committed = committed;
         let sync = std::mem::take(&mut self.sync);
+        if sync == SyncWish::Now {
+            self.sync_asked = self.cursor;
+        }
         cx.send(self.disk, self.incarnation, Message::Append(Append { epoch, entries, committed, sync }));
     }
 }

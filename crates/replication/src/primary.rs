@@ -6,6 +6,7 @@ use crate::changes::Changes;
 use crate::core::Context;
 use crate::events::{ClusterFacts, GroupMap, ReadOutcome, ReadTicket};
 use crate::flush::FlushWaiter;
+use crate::foresight::Foresight;
 use crate::locks::{Locks, Scope};
 use crate::merge::Merge;
 use crate::mutants::Mutant;
@@ -87,6 +88,7 @@ pub(crate) struct Primary {
     /// Clients that wait for an entry that has left the window, or for its durability.
     pub late: Vec<(LogPosition, Waiter)>,
     pub sync: SyncWish,
+    pub foresight: Foresight,
     pub changes: Changes,
     pub resync: Option<Resync>,
     pub resync_rate: u64,
@@ -123,6 +125,7 @@ impl Primary {
             flushes: Vec::new(),
             late: Vec::new(),
             sync: SyncWish::Later,
+            foresight: Foresight::default(),
             changes: Changes::default(),
             resync: None,
             resync_rate: RESYNC_DEFAULT_BYTES_PER_SECOND,
@@ -304,7 +307,7 @@ impl Primary {
         }
         let header = self.next_header(cx, effect, origin, None);
         let position = header.position;
-        if waiter.as_ref().is_some_and(|w| w.ack == AckMode::Disk) {
+        if self.foresight.sequenced() || waiter.as_ref().is_some_and(|w| w.ack == AckMode::Disk) {
             self.sync = SyncWish::Now;
         }
         let bytes = data.len() as u64;

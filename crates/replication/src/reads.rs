@@ -15,13 +15,14 @@ use weft_types::error::NotServing;
 use weft_types::limits::MAX_IO_BYTES;
 use weft_types::{
     BLOCK_SIZE, BlockIndex, BlockRange, BootTime, ChunkId, ChunkSize, DataError, LogPosition, MapVersion, ObjectId,
-    SessionId,
+    SessionId, TruncateGeneration,
 };
 
 pub(crate) enum ReadKind {
     Bytes(ReadRequest),
     Presence(ChunkId),
-    Extent(ObjectId),
+    /// How far the object reaches as of this truncate generation.
+    Extent(ObjectId, TruncateGeneration),
 }
 
 pub(crate) struct ClientRead {
@@ -60,6 +61,20 @@ impl Primary {
             }
             Gate::Go => {}
         }
+        if let ReadKind::Bytes(read) = &kind
+            && let Some(wanted) = read.generation
+            && !cx.core.planted(Mutant::ReadAnyGeneration)
+        {
+            match self.object_generation(cx, read.chunk.object) {
+                // The cut that the reader knows of has to happen here first: what it cuts off is not read any more.
+                Some(current) if current < wanted => return false,
+                Some(current) if current > wanted => {
+                    reply_error(cx, token, DataError::StaleGeneration { current });
+                    return true;
+                }
+                _ => {}
+            }
+        }
         let chunk_size = cx.core.map.as_ref().map_or(ChunkSize::DEFAULT, |map| map.volume.chunk_size);
         let Some(scope) = scope_of(&kind, chunk_size) else {
             reply_error(cx, token, DataError::Malformed);
@@ -75,7 +90,7 @@ impl Primary {
     pub fn start_read(&mut self, cx: &mut Context<'_>, id: u64) {
         let Some(read) = self.reads.get_mut(&id) else { return };
         // The end of an object counts every sequenced entry, readable or not (design 7, size).
-        let waits = !matches!(read.kind, ReadKind::Extent(_)) && !cx.core.planted(Mutant::ReadUncommitted);
+        let waits = !matches!(read.kind, ReadKind::Extent(..)) && !cx.core.planted(Mutant::ReadUncommitted);
         if let Some(until) = self.window.last_conflict(read.scope, self.readable).filter(|_| waits) {
             read.stage = Stage::Blocked(until);
             self.blocked_reads += 1;
@@ -86,7 +101,7 @@ impl Primary {
         let action = match (&read.kind, read.scope) {
             (ReadKind::Bytes(_), Scope::Blocks(chunk, range)) => Action::ReadBlocks { ticket, chunk, range },
             (ReadKind::Presence(chunk), _) => Action::ReadPresence { ticket, chunk: *chunk },
-            (ReadKind::Extent(object), _) => Action::ReadObject { ticket, object: *object },
+            (ReadKind::Extent(object, _), _) => Action::ReadObject { ticket, object: *object },
             (ReadKind::Bytes(_), Scope::Object(_)) => return,
         };
         self.purposes.insert(ticket, ReadPurpose::Client(id));
@@ -127,15 +142,20 @@ impl Primary {
     }
 
     pub fn on_object_read(&mut self, cx: &mut Context<'_>, ticket: ReadTicket, end_bytes: u64, allocated_bytes: u64) {
-        if let Some(ReadPurpose::Client(id)) = self.purposes.remove(&ticket) {
-            self.have_answer(cx, id, Reply::ObjectExtent { end_bytes, allocated_bytes });
-        }
+        let Some(ReadPurpose::Client(id)) = self.purposes.remove(&ticket) else { return };
+        let Some(ReadKind::Extent(object, generation)) = self.reads.get(&id).map(|read| &read.kind) else { return };
+        // A cut that has not arrived here yet: these ends are of an earlier life of the contents, and what is left of
+        // them after the cut is no longer than the size that was committed with it (attack size-of-old-generation).
+        let known = self.object_generation(cx, *object).unwrap_or_default();
+        let old = known < *generation && !cx.core.planted(Mutant::EndOfOldGeneration);
+        let end_bytes = if old { 0 } else { end_bytes };
+        self.have_answer(cx, id, Reply::ObjectExtent { end_bytes, allocated_bytes });
     }
 
     /// The bytes may show entries that came while they were read: those have to be readable too before anybody sees them.
     fn have_answer(&mut self, cx: &mut Context<'_>, id: u64, reply: Reply) {
         let Some(read) = self.reads.get_mut(&id) else { return };
-        let waits = !matches!(read.kind, ReadKind::Extent(_)) && !cx.core.planted(Mutant::ReadUncommitted);
+        let waits = !matches!(read.kind, ReadKind::Extent(..)) && !cx.core.planted(Mutant::ReadUncommitted);
         if let Some(until) = self.window.last_conflict(read.scope, self.readable).filter(|_| waits) {
             read.stage = Stage::Held(until, reply);
             self.blocked_reads += 1;
@@ -219,6 +239,6 @@ fn scope_of(kind: &ReadKind, chunk_size: ChunkSize) -> Option<Scope> {
             fits.then(|| Scope::Blocks(request.chunk, BlockRange::covering(&(request.offset_bytes..end as u32))))
         }
         ReadKind::Presence(chunk) => Some(Scope::Blocks(*chunk, BlockRange::new(BlockIndex(0), chunk_size.blocks()))),
-        ReadKind::Extent(object) => Some(Scope::Object(*object)),
+        ReadKind::Extent(object, _) => Some(Scope::Object(*object)),
     }
 }

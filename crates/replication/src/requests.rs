@@ -138,8 +138,9 @@ impl Primary {
             ClientRequest::Presence { map_version, chunk } => {
                 return (!self.try_read(cx, token, *map_version, None, ReadKind::Presence(*chunk))).then_some(request);
             }
-            ClientRequest::ObjectExtent { map_version, object } => {
-                return (!self.try_read(cx, token, *map_version, None, ReadKind::Extent(*object))).then_some(request);
+            ClientRequest::ObjectExtent { map_version, object, generation } => {
+                let kind = ReadKind::Extent(*object, *generation);
+                return (!self.try_read(cx, token, *map_version, None, kind)).then_some(request);
             }
             ClientRequest::Flush { map_version, session } => {
                 return (!self.try_flush(cx, token, *map_version, *session)).then_some(request);
@@ -172,8 +173,9 @@ impl Primary {
             let truncating = matches!(request, ClientRequest::Truncate(_));
             match known {
                 Some(current) if truncating && current >= wanted => {
-                    // Cut already; what was written since must stay.
-                    cx.act(Action::Reply { token, result: Ok(Reply::Done) });
+                    // Cut already; what was written since must stay. The cut may not be durable yet.
+                    let waiter = Waiter { token, ack: ack_mode(cx, &request), reply: Reply::Done };
+                    self.answer_when_acked(cx, cx.core.log_end, waiter);
                     return None;
                 }
                 Some(current) if wanted < current => {
@@ -215,7 +217,7 @@ impl Primary {
                 self.write_whole(cx, token, request, data);
             }
             ClientRequest::DeleteObject { origin, object, .. } => {
-                let waiter = Waiter { token, ack: AckMode::Memory, reply: Reply::Done };
+                let waiter = Waiter { token, ack: ack_mode(cx, &request), reply: Reply::Done };
                 self.sequence(cx, Effect::DeleteObject { object }, Bytes::new(), origin, Some(waiter));
             }
             other => self.start_merge(cx, token, other, scope, chunk_size),
@@ -256,7 +258,7 @@ impl Primary {
                 true
             }
             Lookup::Answered(position) => {
-                let waiter = Waiter { token, ack: ack_mode(request), reply: good_reply(request) };
+                let waiter = Waiter { token, ack: ack_mode(cx, request), reply: good_reply(request) };
                 self.answer_when_acked(cx, position, waiter);
                 true
             }
@@ -354,10 +356,16 @@ pub(crate) fn session(request: &ClientRequest) -> Option<SessionId> {
     }
 }
 
-pub(crate) fn ack_mode(request: &ClientRequest) -> AckMode {
+/// A cut or a deletion is answered when it is durable: whoever asked for it tells the metadata group then that it is done,
+/// and nobody carries it out again (7, truncate). Lost, it would leave old bytes past the cut, and whoever works under its
+/// generation would wait for it for ever.
+pub(crate) fn ack_mode(cx: &Context<'_>, request: &ClientRequest) -> AckMode {
     match request {
         ClientRequest::Write { request, .. } => request.ack,
         ClientRequest::Discard(request) => request.ack,
+        ClientRequest::Truncate(_) | ClientRequest::DeleteObject { .. } if !cx.core.planted(Mutant::CutInMemory) => {
+            AckMode::Disk
+        }
         _ => AckMode::Memory,
     }
 }
@@ -374,6 +382,7 @@ pub(crate) fn generation(request: &ClientRequest) -> Option<(ObjectId, TruncateG
         ClientRequest::Write { request, .. } => Some((request.chunk.object, request.generation)),
         ClientRequest::Discard(request) => Some((request.chunk.object, request.generation)),
         ClientRequest::Truncate(request) => Some((request.object, request.generation)),
+        ClientRequest::Read(request) => request.generation.map(|generation| (request.chunk.object, generation)),
         _ => None,
     }
 }

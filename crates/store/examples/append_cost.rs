@@ -48,7 +48,7 @@ fn measure(path: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
     let identity = Identity { cluster: ClusterId(1), disk: DiskId(2), node: NodeId(3) };
     let config = StoreConfig { ballast_bytes: 0, ..StoreConfig::default() };
     Store::format(&disk, identity, &config)?;
-    let expected = Expected { cluster: identity.cluster, disk: None };
+    let expected = Expected { cluster: identity.cluster, disk: None, node: None };
     let (mut store, _) = Store::open(disk, expected, config)?;
     store.register_volume(VOLUME, ChunkSize::DEFAULT)?;
     let pg = PgId { volume: VOLUME, index: 0 };

@@ -19,6 +19,8 @@ use weft_types::{
 const MAGIC: u64 = 0x3152_4c54_4b4e_4843;
 const FORMAT: u16 = 1;
 const HEADER_BYTES: usize = 96;
+/// Highest epoch, sequence number, generation or serial number.
+const MAX_COUNT: u64 = 1 << 62;
 const FLAG_DAMAGED: u16 = 1;
 /// A new chunk file has this ending until it is synced.
 pub(crate) const NEW_SUFFIX: &str = ".new";
@@ -105,6 +107,13 @@ impl Trailer {
             return None;
         }
         let blocks = le16(22);
+        // Numbers that nothing counts up to: whatever wrote them was not this program.
+        let counts = [le64(bytes, 40), le64(bytes, 48), le64(bytes, 56), le64(bytes, 64)];
+        if counts.iter().any(|count| *count > MAX_COUNT)
+            || u64::from(le32(bytes, 36)) > u64::from(blocks) * BLOCK_SIZE as u64
+        {
+            return None;
+        }
         let hashes_at = HEADER_BYTES + usize::from(blocks).div_ceil(8);
         bytes.get(hashes_at + usize::from(blocks) * 8 - 1)?;
         let hashes = (0..usize::from(blocks)).map(|block| {

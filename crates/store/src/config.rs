@@ -87,4 +87,40 @@ pub enum Mutant {
     IgnoreLife,
     /// Replay does not check block data against the entry's hashes.
     TrustData,
+    /// A checkpoint does not sync the names of the files it made and removed.
+    SkipNameSync,
+    /// Files of the Raft log are removed before what makes them needless is synced.
+    RemoveBeforeSync,
+    /// Files of the Raft log are removed without waiting for the removal of the one before.
+    RemoveInAnyOrder,
+    /// The Raft log builds on names that a crashed process may not have synced.
+    TrustNames,
+    /// What a crash left behind the end of the Raft log stays there.
+    KeepTail,
+    /// A small file takes its name before its contents are synced.
+    RenameBeforeSync,
+    /// A ballast that does not fit back right after it was given up is forgotten.
+    ForgetBallast,
+}
+
+impl Mutant {
+    /// Each of them once.
+    pub const ALL: [Self; 16] = [
+        Self::SkipFsync,
+        Self::MarkBeforeFsync,
+        Self::IgnoreLap,
+        Self::TrimBeforeTrailerSync,
+        Self::ApplyUncommitted,
+        Self::ForgetCut,
+        Self::RetryFsync,
+        Self::IgnoreLife,
+        Self::TrustData,
+        Self::SkipNameSync,
+        Self::RemoveBeforeSync,
+        Self::RemoveInAnyOrder,
+        Self::TrustNames,
+        Self::KeepTail,
+        Self::RenameBeforeSync,
+        Self::ForgetBallast,
+    ];
 }

@@ -124,12 +124,20 @@ pub fn parent(path: &str) -> &str {
 /// # Errors
 /// When any step fails; the old contents are then still in place, or the new ones are.
 pub fn replace_file<D: Disk>(disk: &D, path: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = format!("{path}.new");
-    let file = disk.open(&temporary, OpenMode::Truncate)?;
-    file.write_at(bytes, 0)?;
-    file.sync_data()?;
+    let temporary = format!("{path}{NEW_SUFFIX}");
+    write_file(disk, &temporary, bytes)?.sync_data()?;
     disk.rename(&temporary, path)?;
     disk.sync_dir(parent(path))
+}
+
+/// Ending of a file that is not complete yet.
+pub(crate) const NEW_SUFFIX: &str = ".new";
+
+/// Writes a file. Nothing of it is durable yet.
+pub(crate) fn write_file<D: Disk>(disk: &D, path: &str, bytes: &[u8]) -> io::Result<D::File> {
+    let file = disk.open(path, OpenMode::Truncate)?;
+    file.write_at(bytes, 0)?;
+    Ok(file)
 }
 
 /// Reads a small file; `None` when it does not exist.

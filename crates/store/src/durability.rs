@@ -272,6 +272,7 @@ impl<D: Disk> Store<D> {
     /// When it failed. Out of space is not final; everything else is.
     pub fn finish_checkpoint(&mut self, outcome: CheckpointOutcome) -> Result<()> {
         self.checkpoint_running = false;
+        self.ballast_missing |= outcome.ballast_released;
         self.cache.bump_epoch();
         self.check()?;
         if let Some(to) = outcome.synced {
@@ -314,7 +315,7 @@ impl<D: Disk> Store<D> {
         }
         self.journal.recycle_before(applied.first_live);
         self.after_recycling();
-        if outcome.ballast_released || self.usage.free_bytes < self.config.reserve_bytes {
+        if outcome.ballast_released || !self.config.has(Mutant::ForgetBallast) {
             self.restore_ballast();
         }
         self.refresh_space()
@@ -332,12 +333,18 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    fn restore_ballast(&mut self) {
+    /// Takes the ballast again once there is room for it and as much besides. Until then the next checkpoint tries, and
+    /// the next opening.
+    pub(crate) fn restore_ballast(&mut self) {
+        if !self.ballast_missing {
+            return;
+        }
         let Ok(usage) = self.disk.usage() else { return };
-        if usage.free_bytes > self.config.ballast_bytes.saturating_mul(2)
-            && let Err(error) = superblock::create_ballast(&self.disk, self.config.ballast_bytes)
-        {
-            tracing::warn!(%error, "the ballast could not be restored yet");
+        if usage.free_bytes > self.config.ballast_bytes.saturating_mul(2) {
+            match superblock::create_ballast(&self.disk, self.config.ballast_bytes) {
+                Ok(()) => self.ballast_missing = false,
+                Err(error) => tracing::warn!(%error, "the ballast could not be restored yet"),
+            }
         }
     }
 

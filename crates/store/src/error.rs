@@ -1,14 +1,14 @@
 //! What can go wrong on one disk. `Display` says what happened, to what, and what to do next.
 
 use std::io;
-use weft_types::{ChunkSize, ClusterId, DiskId, LogPosition, PgId, VolumeId};
+use weft_types::{ChunkSize, ClusterId, DiskId, LogPosition, NodeId, PgId, VolumeId};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("{disk}: no Weft disk here; add it with `weft disk add`")]
+    #[error("{disk}: no Weft disk is here; mount the right one, or join the node anew with an empty directory")]
     NotFormatted { disk: String },
     #[error(
-        "{disk}: formatting was interrupted, so the disk holds no data; remove what is in the directory and add it again"
+        "{disk}: formatting was interrupted, so the disk holds no data; remove what is in the directory and join the node anew"
     )]
     HalfFormatted { disk: String },
     #[error("{disk}: holds files already; a disk is formatted only into an empty directory")]
@@ -19,6 +19,10 @@ pub enum StoreError {
     ForeignCluster { disk: String, found: ClusterId, expected: ClusterId },
     #[error("{disk}: is disk {found}, expected {expected}; disks were swapped. Mount the right disk here")]
     ForeignDisk { disk: String, found: DiskId, expected: DiskId },
+    #[error(
+        "{disk}: belongs to node {found}, and this is node {expected}; disks were swapped. Mount the right disk here"
+    )]
+    OtherNode { disk: String, found: NodeId, expected: NodeId },
     #[error("{disk}: another process has it open; stop that one first")]
     Locked { disk: String },
     #[error("{disk}: marked as failed ({reason}); replace it, or wipe the directory and add it as a new disk")]

@@ -141,7 +141,7 @@ pub fn describe_journal<D: Disk>(disk: &D, max_records: usize) -> Result<Journal
             life: found.header.life,
             pg: found.pg(),
             bytes: found.header.record_bytes(),
-            entry: is_entry.then(|| postcard::from_bytes(found.body).ok()).flatten(),
+            entry: is_entry.then(|| weft_types::codec::decode(found.body).ok()).flatten(),
             synced: found.synced,
         });
         Ok(Verdict::Good)

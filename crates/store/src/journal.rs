@@ -226,14 +226,7 @@ impl<D: Disk> Journal<D> {
     }
 
     fn begin_segment(&mut self) -> Result<()> {
-        let mut header = [0u8; SEGMENT_HEADER_BYTES as usize];
-        header[0..8].copy_from_slice(&MAGIC.to_le_bytes());
-        header[8..16].copy_from_slice(&self.salt.to_le_bytes());
-        header[16..24].copy_from_slice(&self.head.lap.to_le_bytes());
-        header[24..28].copy_from_slice(&self.life.to_le_bytes());
-        header[28..32].copy_from_slice(&self.previous_end.to_le_bytes());
-        let crc = crc32c::crc32c(&header[..32]);
-        header[32..36].copy_from_slice(&crc.to_le_bytes());
+        let header = segment_header(self.salt, self.head.lap, self.life, self.previous_end);
         let segment = self.segment(self.head.lap);
         // Readers of the old lap notice that what they read is no longer theirs.
         segment.lap.store(self.head.lap, Ordering::Release);
@@ -296,6 +289,19 @@ impl<D: Disk> Journal<D> {
         }
         Ok(synced_to)
     }
+}
+
+/// The first bytes of a segment.
+pub(crate) fn segment_header(salt: u64, lap: u64, life: u32, previous_end: u32) -> [u8; SEGMENT_HEADER_BYTES as usize] {
+    let mut header = [0u8; SEGMENT_HEADER_BYTES as usize];
+    header[0..8].copy_from_slice(&MAGIC.to_le_bytes());
+    header[8..16].copy_from_slice(&salt.to_le_bytes());
+    header[16..24].copy_from_slice(&lap.to_le_bytes());
+    header[24..28].copy_from_slice(&life.to_le_bytes());
+    header[28..32].copy_from_slice(&previous_end.to_le_bytes());
+    let crc = crc32c::crc32c(&header[..32]);
+    header[32..36].copy_from_slice(&crc.to_le_bytes());
+    header
 }
 
 /// Body of a sync mark.

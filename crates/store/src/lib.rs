@@ -16,7 +16,7 @@
 //!
 //! ```text
 //! Store::format(disk, Identity, &StoreConfig) -> Result<(), StoreError>
-//! Store::open(disk, expected: Expected { cluster, disk: Option<DiskId> }, StoreConfig) -> Result<(Store<D>, RecoveryReport), StoreError>
+//! Store::open(disk, expected: Expected { cluster, disk, node }, StoreConfig) -> Result<(Store<D>, RecoveryReport), StoreError>
 //! store.identity() -> &Identity                          store.failure() -> Option<&str>   (poisoned by a failed fsync)
 //! store.register_volume(VolumeId, ChunkSize) -> Result<()>    (journalled; idempotent; a different size is refused)
 //!
@@ -113,7 +113,7 @@ pub use state::{
     SessionRecord,
 };
 pub use store::{JournalMark, JournalPressure, Space, Store};
-pub use superblock::{Expected, FORMAT_VERSION, Identity};
+pub use superblock::{Expected, FORMAT_VERSION, Identity, check_disk};
 
 /// Longest entry: one write of the data wire with its header and one hash a block.
 pub const MAX_ENTRY_BYTES: usize = weft_types::limits::MAX_IO_BYTES + (64 << 10);

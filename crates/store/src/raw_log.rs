@@ -7,6 +7,7 @@
 //! Files are `<dir>/<number>.log`, zero-filled before use so that a sync changes no metadata. Each names where its
 //! predecessor ended; a bad record before that point, or before the last sync mark, is corruption and is reported.
 
+use crate::config::Mutant;
 use crate::disk::{Disk, DiskFile, OpenMode, read_file, replace_file};
 use crate::error::{IoContext, Result, StoreError};
 use crate::record::{self, Frame, HEADER_BYTES, Header, Kind, Place, le32, le64};
@@ -17,6 +18,9 @@ use std::ops::Range;
 pub const RAW_SEGMENT_BYTES: u64 = 4 << 20;
 /// Longest record: a Raft entry is one request or one batch of them.
 pub const MAX_RAW_RECORD_BYTES: usize = 64 << 20;
+
+/// Highest index of a record: far beyond what a log reaches, and low enough to be counted on from.
+const MAX_INDEX: u64 = u64::MAX >> 1;
 
 const MAGIC: u64 = 0x0031_474f_4c57_4152;
 const FILE_HEADER_BYTES: u64 = 64;
@@ -37,6 +41,8 @@ pub struct RawLog<D: Disk> {
     unsynced: bool,
     poisoned: Option<String>,
     buffer: Vec<u8>,
+    #[cfg(any(test, feature = "mutants"))]
+    mutant: Option<Mutant>,
 }
 
 struct LogFile<D: Disk> {
@@ -70,13 +76,20 @@ impl<D: Disk> RawLog<D> {
     /// # Errors
     /// As [`RawLog::open`].
     pub fn open_with(disk: D, dir: &str, segment_bytes: u64) -> Result<Self> {
-        if let Some(reason) = read_file(&disk, &format!("{dir}/{FAILED_FILE}")).during("reading the failure mark")? {
-            let reason = String::from_utf8_lossy(&reason).into_owned();
-            return Err(StoreError::MarkedFailed { disk: format!("{}/{dir}", disk.describe()), reason });
-        }
-        disk.make_dirs(dir).during("creating the raft log's directory")?;
-        disk.sync_dir(crate::disk::parent(dir)).during("syncing the raft log's parent directory")?;
-        let mut log = Self {
+        Self::new(disk, dir, segment_bytes).opened()
+    }
+
+    /// With a planted bug.
+    ///
+    /// # Errors
+    /// As [`RawLog::open`].
+    #[cfg(any(test, feature = "mutants"))]
+    pub fn open_mutant(disk: D, dir: &str, segment_bytes: u64, mutant: Option<Mutant>) -> Result<Self> {
+        Self { mutant, ..Self::new(disk, dir, segment_bytes) }.opened()
+    }
+
+    fn new(disk: D, dir: &str, segment_bytes: u64) -> Self {
+        Self {
             disk,
             dir: dir.to_owned(),
             segment_bytes,
@@ -88,12 +101,38 @@ impl<D: Disk> RawLog<D> {
             unsynced: false,
             poisoned: None,
             buffer: Vec::new(),
-        };
-        log.recover()?;
-        if log.files.is_empty() {
-            log.add_file(1, 0)?;
+            #[cfg(any(test, feature = "mutants"))]
+            mutant: None,
         }
-        Ok(log)
+    }
+
+    #[cfg(any(test, feature = "mutants"))]
+    fn has(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    #[cfg(not(any(test, feature = "mutants")))]
+    const fn has(&self, _mutant: Mutant) -> bool {
+        false
+    }
+
+    fn opened(mut self) -> Result<Self> {
+        let (disk, dir) = (&self.disk, &self.dir);
+        if let Some(reason) = read_file(disk, &format!("{dir}/{FAILED_FILE}")).during("reading the failure mark")? {
+            let reason = String::from_utf8_lossy(&reason).into_owned();
+            return Err(StoreError::MarkedFailed { disk: format!("{}/{dir}", disk.describe()), reason });
+        }
+        disk.make_dirs(dir).during("creating the raft log's directory")?;
+        disk.sync_dir(crate::disk::parent(dir)).during("syncing the raft log's parent directory")?;
+        // The name of the newest file may be in the cache only, left there by a process that died before its sync.
+        if !self.has(Mutant::TrustNames) {
+            disk.sync_dir(dir).during("syncing the raft log's directory")?;
+        }
+        self.recover()?;
+        if self.files.is_empty() {
+            self.add_file(1, 0)?;
+        }
+        Ok(self)
     }
 
     /// Appends records; the first index follows the last one (any index starts an empty log that was never purged).
@@ -109,6 +148,9 @@ impl<D: Disk> RawLog<D> {
         for ((index, bytes), expected) in records.iter().zip(*first..) {
             if *index != expected {
                 return Err(StoreError::RawLog { what: format!("index {index} appended where {expected} is next") });
+            }
+            if *index > MAX_INDEX {
+                return Err(StoreError::RawLog { what: format!("index {index} is beyond every log") });
             }
             if bytes.as_ref().len() > MAX_RAW_RECORD_BYTES {
                 return Err(StoreError::RawLog { what: format!("record {index} is too long") });
@@ -139,18 +181,29 @@ impl<D: Disk> RawLog<D> {
         }
         let Some(last) = self.files.back() else { return Ok(()) };
         let (number, end) = (last.number, last.end);
-        if let Err(error) = last.file.sync_data() {
+        if self.has(Mutant::MarkBeforeFsync) {
+            self.put_mark(number, end)?;
+        }
+        let Some(last) = self.files.back() else { return Ok(()) };
+        if !self.has(Mutant::SkipFsync)
+            && let Err(error) = last.file.sync_data()
+        {
             return Err(self.poison(&format!("sync failed: {error}")));
         }
-        self.unsynced = false;
         // Only now: a mark that reached the disk proves that what it names was synced before (design 6).
+        if !self.has(Mutant::MarkBeforeFsync) {
+            self.put_mark(number, end)?;
+        }
+        self.unsynced = false;
+        Ok(())
+    }
+
+    fn put_mark(&mut self, number: u64, end: u64) -> Result<()> {
         self.put(Kind::SyncMark, |body| {
             body.extend_from_slice(&number.to_le_bytes());
             body.extend_from_slice(&end.to_le_bytes());
         })?;
-        self.flush_buffer()?;
-        self.unsynced = false;
-        Ok(())
+        self.flush_buffer()
     }
 
     /// Drops `index` and all after it.
@@ -171,6 +224,9 @@ impl<D: Disk> RawLog<D> {
     /// On a failed write.
     pub fn purge_to(&mut self, index: u64) -> Result<()> {
         self.check()?;
+        if index > MAX_INDEX {
+            return Err(StoreError::RawLog { what: format!("index {index} is beyond every log") });
+        }
         if self.purged_to.is_some_and(|purged| purged >= index) {
             return Ok(());
         }
@@ -179,7 +235,9 @@ impl<D: Disk> RawLog<D> {
         self.flush_buffer()?;
         if self.files.front().is_some_and(|f| f.live == 0) && self.files.len() > 1 {
             // What makes the old files needless has to be durable before they go.
-            self.sync()?;
+            if !self.has(Mutant::RemoveBeforeSync) {
+                self.sync()?;
+            }
             self.remove_dead_files()?;
         }
         Ok(())
@@ -392,11 +450,15 @@ impl<D: Disk> RawLog<D> {
         self.purged_to = self.purged_to.max(Some(index));
     }
 
-    /// Removes files from the front that hold nothing live. Their order matters: a truncation lies after what it cut.
+    /// Removes files from the front that hold nothing live. Their order matters: a truncation lies after what it cut, and
+    /// a crash must not bring back a file without the ones that follow it. So each is gone for good before the next.
     fn remove_dead_files(&mut self) -> Result<()> {
         while self.files.len() > 1 && self.files.front().is_some_and(|f| f.live == 0) {
             if let Some(dead) = self.files.pop_front() {
                 self.disk.remove(&self.path(dead.number)).during("removing a purged raft log file")?;
+                if !self.has(Mutant::RemoveInAnyOrder) {
+                    self.disk.sync_dir(&self.dir).during("syncing the raft log's directory")?;
+                }
             }
         }
         Ok(())
@@ -476,6 +538,12 @@ impl<D: Disk> RawLog<D> {
     }
 
     fn replay_record(&mut self, kind: Kind, body: &[u8], location: Location) -> Result<()> {
+        // A record whose checksum is right and whose numbers cannot be: written by something that is not this program.
+        let indexed = matches!(kind, Kind::RawEntry | Kind::RawTruncate | Kind::RawPurge);
+        if indexed && (body.len() < 8 || le64(body, 0) > MAX_INDEX) {
+            let what = format!("the record at {} names no possible index", location.offset);
+            return Err(StoreError::Corrupt { file: self.path(location.file), what });
+        }
         match kind {
             Kind::RawEntry => {
                 let index = le64(body, 0);
@@ -526,7 +594,7 @@ impl<D: Disk> RawLog<D> {
     fn clear_tail(&mut self, bytes: &[u8], end: u64) -> Result<()> {
         let Some(last) = self.files.back() else { return Ok(()) };
         let tail = bytes.get(end as usize..).unwrap_or_default();
-        if let Some(used) = tail.iter().rposition(|b| *b != 0) {
+        if let Some(used) = tail.iter().rposition(|b| *b != 0).filter(|_| !self.has(Mutant::KeepTail)) {
             last.file.write_at(&vec![0; used + 1], end).during("clearing the raft log's tail")?;
         }
         // What was read may have come from the page cache of a process that died before its sync.

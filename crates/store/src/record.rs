@@ -9,6 +9,8 @@ pub const HEADER_BYTES: usize = 48;
 /// Records begin at multiples of this, so that a scan for what lies beyond a bad record has few places to look at.
 pub const ALIGNMENT: usize = 64;
 const MAGIC: u32 = 0x5746_5452;
+/// Body and data of the longest record of any kind, so that what a header says can be added up.
+const MAX_RECORD_BYTES: u64 = 1 << 30;
 
 /// Kinds of record. Numbers are on disk: never reuse one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,11 +110,15 @@ impl Header {
         if le32(bytes, 4) != header_crc(bytes, Place { lap, ..place }) {
             return None;
         }
+        let (body_bytes, data_bytes) = (le32(bytes, 12), le32(bytes, 16));
+        if u64::from(body_bytes) + u64::from(data_bytes) > MAX_RECORD_BYTES {
+            return None;
+        }
         Some(Self {
             kind: Kind::from_byte(bytes[32])?,
             life: le32(bytes, 8),
-            body_bytes: le32(bytes, 12),
-            data_bytes: le32(bytes, 16),
+            body_bytes,
+            data_bytes,
             volume: le32(bytes, 36),
             group: u16::from_le_bytes([bytes[40], bytes[41]]),
             body_crc: le32(bytes, 20),
@@ -153,7 +159,6 @@ pub fn encode(out: &mut Vec<u8>, frame: Frame, write_body: impl FnOnce(&mut Vec<
     out.extend_from_slice(data);
     out.resize(start + padded((out.len() - start) as u64) as usize, 0);
     let mut header = [0u8; HEADER_BYTES];
-    header[0..4].copy_from_slice(&MAGIC.to_le_bytes());
     header[8..12].copy_from_slice(&frame.life.to_le_bytes());
     header[12..16].copy_from_slice(&body_bytes.to_le_bytes());
     header[16..20].copy_from_slice(&(data.len() as u32).to_le_bytes());
@@ -162,10 +167,16 @@ pub fn encode(out: &mut Vec<u8>, frame: Frame, write_body: impl FnOnce(&mut Vec<
     header[32] = frame.kind as u8;
     header[36..40].copy_from_slice(&frame.volume.to_le_bytes());
     header[40..42].copy_from_slice(&frame.group.to_le_bytes());
-    let crc = header_crc(&header, frame.place);
-    header[4..8].copy_from_slice(&crc.to_le_bytes());
+    seal_header(&mut header, frame.place);
     out[start..start + HEADER_BYTES].copy_from_slice(&header);
     body_bytes
+}
+
+/// Puts magic and checksum into a header whose other fields are written.
+pub(crate) fn seal_header(header: &mut [u8; HEADER_BYTES], place: Place) {
+    header[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+    let crc = header_crc(header, place);
+    header[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
 fn header_crc(header: &[u8; HEADER_BYTES], place: Place) -> u32 {

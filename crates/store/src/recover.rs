@@ -59,6 +59,7 @@ impl<D: Disk> Store<D> {
         let journal = Journal::open(&disk, &superblock, life, state.first_live)?;
         let cache = Arc::new(ChunkCache::new(disk.clone(), config.open_chunks));
         let usage = disk.usage().during("asking for free space")?;
+        let ballast_missing = superblock::ballast_missing(&disk, config.ballast_bytes)?;
         let warning = disk.filesystem().during("asking for the filesystem")?.warning();
         let mut store = Self {
             disk,
@@ -75,14 +76,16 @@ impl<D: Disk> Store<D> {
             sync_running: false,
             checkpoint_running: false,
             relocated: None,
+            ballast_missing,
             usage,
             appended_since: 0,
+            pinned: None,
             scratch: Vec::new(),
             _lock: lock,
         };
         let mut report = RecoveryReport { warning, ..RecoveryReport::default() };
         // From here on every record carries a life that no record of an earlier opening has.
-        sealed::write(&store.disk, STATE, &DiskState { life, ..state.clone() })?;
+        sealed::write(&store.disk, &store.config, STATE, &DiskState { life, ..state.clone() })?;
         let as_of = state.as_of;
         for (pg, snapshot) in state.groups {
             let size = *store.volumes.get(&pg.volume).ok_or(StoreError::UnknownVolume { volume: pg.volume })?;
@@ -90,10 +93,15 @@ impl<D: Disk> Store<D> {
         }
         let seen = store.replay(as_of, &mut report)?;
         store.settle(seen);
+        store.pinned = store.pinned_now();
         store.load_chunks(&mut report)?;
         let pgs: Vec<PgId> = store.pgs().collect();
         for pg in pgs {
             store.rebuild_overlay(pg)?;
+        }
+        if store.ballast_missing && !store.config.has(Mutant::ForgetBallast) {
+            store.restore_ballast();
+            store.refresh_space()?;
         }
         Ok((store, report))
     }
@@ -312,7 +320,7 @@ impl<D: Disk> Replay<'_, D> {
 }
 
 fn body<T: DeserializeOwned>(found: &Found<'_>) -> Result<T> {
-    postcard::from_bytes(found.body).map_err(|error| corrupt(found, &error.to_string()))
+    weft_types::codec::decode(found.body).map_err(|error| corrupt(found, &error.to_string()))
 }
 
 fn corrupt(found: &Found<'_>, what: &str) -> StoreError {

@@ -1,10 +1,12 @@
 //! Small files that are replaced whole: magic, version, length, CRC32C, postcard body.
 
-use crate::disk::{Disk, read_file, replace_file};
+use crate::config::{Mutant, StoreConfig};
+use crate::disk::{Disk, NEW_SUFFIX, parent, read_file, replace_file, write_file};
 use crate::error::{IoContext, Result, StoreError};
 use crate::record::le32;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use weft_types::codec;
 
 const HEADER_BYTES: usize = 24;
 
@@ -23,7 +25,7 @@ pub(crate) enum Unsealed<T> {
     Value(T),
 }
 
-pub(crate) fn write<D: Disk, T: Serialize>(disk: &D, seal: Seal, value: &T) -> Result<()> {
+pub(crate) fn write<D: Disk, T: Serialize>(disk: &D, config: &StoreConfig, seal: Seal, value: &T) -> Result<()> {
     let mut bytes = vec![0; HEADER_BYTES];
     bytes = postcard::to_extend(value, bytes)
         .map_err(|error| StoreError::Corrupt { file: seal.path.to_owned(), what: error.to_string() })?;
@@ -33,6 +35,12 @@ pub(crate) fn write<D: Disk, T: Serialize>(disk: &D, seal: Seal, value: &T) -> R
     bytes[12..16].copy_from_slice(&length.to_le_bytes());
     let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..16]), &bytes[HEADER_BYTES..]);
     bytes[16..20].copy_from_slice(&crc.to_le_bytes());
+    if config.has(Mutant::RenameBeforeSync) {
+        let temporary = format!("{}{NEW_SUFFIX}", seal.path);
+        write_file(disk, &temporary, &bytes).during(seal.path)?;
+        disk.rename(&temporary, seal.path).during(seal.path)?;
+        return disk.sync_dir(parent(seal.path)).during(seal.path);
+    }
     replace_file(disk, seal.path, &bytes).during(seal.path)
 }
 
@@ -50,5 +58,5 @@ pub(crate) fn read<D: Disk, T: DeserializeOwned>(disk: &D, seal: Seal) -> Result
     if version != seal.version {
         return Ok(Unsealed::OtherVersion(version));
     }
-    postcard::from_bytes(body).map(Unsealed::Value).map_err(|error| corrupt(&error.to_string()))
+    codec::decode(body).map(Unsealed::Value).map_err(|error| corrupt(&error.to_string()))
 }

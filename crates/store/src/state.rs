@@ -148,3 +148,22 @@ pub struct DiskState {
     pub volumes: Vec<(VolumeId, ChunkSize)>,
     pub groups: Vec<(PgId, GroupSnapshot)>,
 }
+
+/// Openings that are believed: more than a disk sees in its life, few enough to be counted on from.
+const MAX_LIFE: u32 = u32::MAX >> 1;
+/// Laps that are believed. An entry's place is kept with 32 bits of it.
+const MAX_LAP: u64 = (u32::MAX >> 1) as u64;
+
+impl DiskState {
+    /// What in it cannot be, although its checksum is right. Only what no version ever wrote: a disk that is refused is a
+    /// copy that is lost.
+    pub(crate) fn impossible(&self) -> Option<&'static str> {
+        if self.life > MAX_LIFE {
+            return Some("it counts more openings than there can be");
+        }
+        if self.first_live == 0 || self.first_live > MAX_LAP || self.as_of.lap > MAX_LAP {
+            return Some("it names laps that cannot be");
+        }
+        self.groups.iter().any(|(_, group)| group.start > group.end).then_some("a group's log ends before it begins")
+    }
+}

@@ -38,9 +38,14 @@ pub struct Store<D: Disk> {
     pub(crate) checkpoint_running: bool,
     /// Segments up to this lap stay until the entries copied out of them are synced.
     pub(crate) relocated: Option<(u64, JournalPosition)>,
+    /// The ballast was given up and is to be taken again.
+    pub(crate) ballast_missing: bool,
     pub(crate) usage: Usage,
     /// Bytes appended since `usage` was measured.
     pub(crate) appended_since: u64,
+    /// At or before the first lap that holds an entry not yet applied: exact when `usage` was measured. Each report to a
+    /// primary tells what room there is, and looking through all groups for each cost more than sending it.
+    pub(crate) pinned: Option<u64>,
     pub(crate) scratch: Vec<u8>,
     pub(crate) _lock: D::Lock,
 }
@@ -259,6 +264,7 @@ impl<D: Disk> Store<D> {
                 Err(error) => return Err(self.poison(format!("journal append failed midway: {error}"))),
             };
             let data_at = (crate::record::HEADER_BYTES + size) as u32;
+            self.pinned.get_or_insert(at.lap);
             self.group_mut(pg)?.append(&entry.header, at, data_at);
         }
         let head = self.journal.head();
@@ -452,11 +458,8 @@ impl<D: Disk> Store<D> {
     // ---- pressure and space ----
 
     pub fn journal_pressure(&self) -> JournalPressure {
-        let head = self.journal.head().lap;
-        let pinned = self.groups.values().filter_map(|g| g.pinned_lap(g.applied)).min();
-        let unapplied_bytes = pinned.map_or(0, |lap| self.journal.bytes_since(lap.min(head)));
         JournalPressure {
-            unapplied_bytes,
+            unapplied_bytes: self.bytes_from(self.pinned_now()),
             used_bytes: self.journal.bytes_since(self.journal.first_live()),
             total_bytes: self.journal.total_bytes(),
             entries: self.groups.values().map(|g| (g.entries.len() - g.first_after(g.applied)) as u64).sum(),
@@ -464,18 +467,27 @@ impl<D: Disk> Store<D> {
         }
     }
 
+    pub(crate) fn pinned_now(&self) -> Option<u64> {
+        self.groups.values().filter_map(|g| g.pinned_lap(g.applied)).min()
+    }
+
+    fn bytes_from(&self, pinned: Option<u64>) -> u64 {
+        pinned.map_or(0, |lap| self.journal.bytes_since(lap.min(self.journal.head().lap)))
+    }
+
     /// Measures the filesystem's free space again.
     ///
     /// # Errors
     /// When it cannot be asked.
     pub fn refresh_space(&mut self) -> Result<()> {
+        self.pinned = self.pinned_now();
         self.usage = self.disk.usage().during("asking for free space")?;
         self.appended_since = 0;
         Ok(())
     }
 
     pub fn space(&self) -> Space {
-        let unapplied = self.journal_pressure().unapplied_bytes;
+        let unapplied = self.bytes_from(self.pinned);
         Space {
             total_bytes: self.usage.total_bytes,
             free_bytes: self.usage.free_bytes,

@@ -23,6 +23,12 @@ pub(crate) const CHUNKS_DIR: &str = "chunks";
 pub(crate) const SUPERBLOCK: Seal = Seal { path: "superblock", magic: *b"WEFTDISK", version: FORMAT_VERSION };
 pub(crate) const STATE: Seal = Seal { path: "state", magic: *b"WEFTSTAT", version: FORMAT_VERSION };
 
+/// Segments of a journal and bytes of each: no disk was ever formatted outside of these.
+const MIN_SEGMENT_BYTES: u32 = 4 << 10;
+const MAX_SEGMENT_BYTES: u32 = 1 << 30;
+const MIN_SEGMENTS: u32 = 2;
+const MAX_SEGMENTS: u32 = 4096;
+
 /// Who a disk is.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct Identity {
@@ -38,6 +44,8 @@ pub struct Expected {
     pub cluster: ClusterId,
     /// `None` when any disk of the cluster will do.
     pub disk: Option<DiskId>,
+    /// The node that formatted it; `None` when any node's disk will do.
+    pub node: Option<NodeId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -48,6 +56,16 @@ pub(crate) struct Superblock {
 }
 
 impl Superblock {
+    /// Refuses a ring that cannot be: whatever wrote it, it was not this program.
+    fn checked(self) -> Result<Self> {
+        let segment = (MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&self.segment_bytes);
+        if segment && (MIN_SEGMENTS..=MAX_SEGMENTS).contains(&self.segments) {
+            return Ok(self);
+        }
+        let what = format!("a journal of {} segments of {} bytes cannot be", self.segments, self.segment_bytes);
+        Err(StoreError::Corrupt { file: SUPERBLOCK.path.to_owned(), what })
+    }
+
     /// Goes into every journal checksum.
     pub(crate) fn salt(&self) -> u64 {
         let id = self.identity.disk.0;
@@ -80,9 +98,9 @@ pub(crate) fn format<D: Disk>(disk: &D, identity: Identity, config: &StoreConfig
     create_ballast(disk, config.ballast_bytes)?;
     disk.sync_dir(JOURNAL_DIR).during("syncing the journal's directory")?;
     let state = DiskState { first_live: 1, ..DiskState::default() };
-    sealed::write(disk, STATE, &state)?;
+    sealed::write(disk, config, STATE, &state)?;
     let superblock = Superblock { identity, segment_bytes: config.segment_bytes, segments: config.segments };
-    sealed::write(disk, SUPERBLOCK, &superblock)
+    sealed::write(disk, config, SUPERBLOCK, &superblock)
 }
 
 /// Written with zeros, not only allocated: an fdatasync of a record then changes no metadata.
@@ -107,6 +125,18 @@ pub(crate) fn create_ballast<D: Disk>(disk: &D, bytes: u64) -> Result<()> {
     file.sync_data().during("syncing the ballast")
 }
 
+/// Whether the ballast is shorter than it should be, or not there.
+pub(crate) fn ballast_missing<D: Disk>(disk: &D, bytes: u64) -> Result<bool> {
+    if bytes == 0 {
+        return Ok(false);
+    }
+    match disk.open(BALLAST_FILE, OpenMode::Existing).and_then(|file| file.len()) {
+        Ok(length) => Ok(length < bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error).during("looking at the ballast"),
+    }
+}
+
 pub(crate) fn release_ballast<D: Disk>(disk: &D) -> Result<()> {
     let file = disk.open(BALLAST_FILE, OpenMode::Create).during("opening the ballast")?;
     file.set_len(0).during("releasing the ballast")?;
@@ -118,8 +148,8 @@ pub(crate) fn take_lock<D: Disk>(disk: &D) -> Result<D::Lock> {
 }
 
 pub(crate) fn read_superblock<D: Disk>(disk: &D) -> Result<Superblock> {
-    match sealed::read(disk, SUPERBLOCK)? {
-        Unsealed::Value(superblock) => Ok(superblock),
+    match sealed::read::<D, Superblock>(disk, SUPERBLOCK)? {
+        Unsealed::Value(superblock) => superblock.checked(),
         Unsealed::OtherVersion(found) => {
             Err(StoreError::OtherVersion { disk: disk.describe(), found, supported: FORMAT_VERSION })
         }
@@ -133,8 +163,11 @@ pub(crate) fn read_superblock<D: Disk>(disk: &D) -> Result<Superblock> {
 }
 
 pub(crate) fn read_state<D: Disk>(disk: &D) -> Result<DiskState> {
-    match sealed::read(disk, STATE)? {
-        Unsealed::Value(state) => Ok(state),
+    match sealed::read::<D, DiskState>(disk, STATE)? {
+        Unsealed::Value(state) => match state.impossible() {
+            None => Ok(state),
+            Some(what) => Err(StoreError::Corrupt { file: STATE.path.to_owned(), what: what.to_owned() }),
+        },
         Unsealed::OtherVersion(found) => {
             Err(StoreError::OtherVersion { disk: disk.describe(), found, supported: FORMAT_VERSION })
         }
@@ -142,14 +175,24 @@ pub(crate) fn read_state<D: Disk>(disk: &D) -> Result<DiskState> {
     }
 }
 
-/// Refuses a disk that is not the expected one, or that failed.
+/// Refuses a disk that is not the expected one, or that failed, and changes nothing.
+///
+/// # Errors
+/// What is wrong with it, as opening it would say.
+pub fn check_disk<D: Disk>(disk: &D, expected: Expected) -> Result<()> {
+    check(disk, &read_superblock(disk)?, expected)
+}
+
 pub(crate) fn check<D: Disk>(disk: &D, superblock: &Superblock, expected: Expected) -> Result<()> {
-    let Identity { cluster, disk: id, .. } = superblock.identity;
+    let Identity { cluster, disk: id, node } = superblock.identity;
     if cluster != expected.cluster {
         return Err(StoreError::ForeignCluster { disk: disk.describe(), found: cluster, expected: expected.cluster });
     }
     if let Some(expected) = expected.disk.filter(|expected| *expected != id) {
         return Err(StoreError::ForeignDisk { disk: disk.describe(), found: id, expected });
+    }
+    if let Some(expected) = expected.node.filter(|expected| *expected != node) {
+        return Err(StoreError::OtherNode { disk: disk.describe(), found: node, expected });
     }
     if let Some(reason) = read_file(disk, FAILED_FILE).during("reading the failure mark")? {
         let reason = String::from_utf8_lossy(&reason).into_owned();

@@ -268,12 +268,16 @@ impl Credentials {
     /// When the file cannot be read or its parts do not belong together.
     pub fn load(path: &Path) -> Result<Self, CaError> {
         let text = std::fs::read(path).map_err(|source| CaError::File { path: path.to_owned(), source })?;
-        let incomplete = || CaError::Incomplete { path: path.to_owned() };
-        let mut certificates = CertificateDer::pem_slice_iter(&text);
-        let mut next = || certificates.next().and_then(Result::ok).ok_or_else(incomplete);
-        let (certificate, authority) = (next()?, next()?);
-        let key = PrivatePkcs8KeyDer::from_pem_slice(&text).map_err(|_| incomplete())?;
-        Self::new(&authority, &certificate, key.secret_pkcs8_der().to_vec())
+        Self::parse(&text)?.ok_or_else(|| CaError::Incomplete { path: path.to_owned() })
+    }
+
+    /// `None`: a part is missing.
+    pub(crate) fn parse(text: &[u8]) -> Result<Option<Self>, CaError> {
+        let mut certificates = CertificateDer::pem_slice_iter(text);
+        let mut next = || certificates.next().and_then(Result::ok);
+        let (Some(certificate), Some(authority)) = (next(), next()) else { return Ok(None) };
+        let Ok(key) = PrivatePkcs8KeyDer::from_pem_slice(text) else { return Ok(None) };
+        Self::new(&authority, &certificate, key.secret_pkcs8_der().to_vec()).map(Some)
     }
 
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {

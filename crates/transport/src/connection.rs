@@ -21,6 +21,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use weft_proto::frame::{FrameKind, Refusal, Service};
 use weft_proto::hello::Hello;
+use weft_types::SessionOwner;
 use weft_types::limits::{MAX_QUEUED_REPLY_BYTES, MAX_REQUESTS_PER_CONNECTION};
 
 /// Serves what a peer sends. Called inline by the task that reads the stream, so it must not block.
@@ -78,6 +79,8 @@ pub(crate) trait LaneControl {
 struct Shared {
     side: Side,
     identity: PeerIdentity,
+    /// Asked for with each data request, so it is hashed once.
+    session_owner: SessionOwner,
     hello: Hello,
     address: Option<SocketAddr>,
     handler: Rc<dyn Handler>,
@@ -112,6 +115,12 @@ impl Connection {
     #[must_use]
     pub fn identity(&self) -> &PeerIdentity {
         &self.0.identity
+    }
+
+    /// As whom the peer's sessions are kept.
+    #[must_use]
+    pub fn session_owner(&self) -> SessionOwner {
+        self.0.session_owner
     }
 
     /// As whom the peer introduced itself; agrees with its identity.
@@ -302,6 +311,7 @@ impl Connection {
         let Parts { side, identity, hello, address, handler, lane } = parts;
         Self(Rc::new(Shared {
             side,
+            session_owner: identity.session_owner(),
             identity,
             hello,
             address,

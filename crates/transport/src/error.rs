@@ -95,4 +95,15 @@ impl CallError {
     pub const fn was_not_handled(&self) -> bool {
         matches!(self, Self::NotSent(_) | Self::Refused(Refusal::NoSuchService | Refusal::Busy | Refusal::Malformed))
     }
+
+    /// Whether the two sides do not understand each other: the same request would fare the same again.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::MalformedReply
+                | Self::NotSent(SendError::TooLong(_))
+                | Self::Refused(Refusal::NoSuchService | Refusal::Malformed)
+        )
+    }
 }

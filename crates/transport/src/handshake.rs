@@ -219,3 +219,59 @@ fn start<L: Lane>(lane: L, side: Side, hello: Hello, streams: Vec<Streams<L>>, h
     });
     connection
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::NoService;
+    use crate::memory::pair;
+    use crate::tests::rig::{client, client_hello, node, node_hello, run};
+    use weft_proto::PROTOCOL_VERSION;
+    use weft_proto::hello::encode_hello_as;
+
+    /// A release that does not exist.
+    const OTHER: u32 = 77;
+
+    fn sentence() -> String {
+        format!(
+            "this side speaks protocol version {PROTOCOL_VERSION} and the peer version {OTHER}: run the same release of weft \
+             on both"
+        )
+    }
+
+    #[test]
+    fn a_peer_of_another_version_that_dials_is_told_and_so_is_this_side() {
+        run(async {
+            let (there, here) = pair(client(), node(1));
+            let dialing = async {
+                let hello = encode_hello_as(OTHER, &client_hello());
+                let mut stream = open_stream(&there, FrameKind::Hello, 0, hello).await.unwrap();
+                let reply = next_frame(&mut stream.frames, FrameKind::HelloReply).await.unwrap();
+                let HelloReply::Refused(why) = decode_hello(&reply.payload).unwrap() else { panic!("it was let in") };
+                why
+            };
+            let (told, accepted) = tokio::join!(dialing, accept(here, node_hello(1), Rc::new(NoService)));
+            assert_eq!(told, sentence());
+            assert_eq!(accepted.err().map(|error| error.to_string()), Some(sentence()));
+        });
+    }
+
+    #[test]
+    fn a_peer_of_another_version_that_is_dialed_is_recognised_by_its_answer() {
+        run(async {
+            let (here, there) = pair(client(), node(1));
+            let accepting = async {
+                let (mut sink, source) = there.accept().await.unwrap();
+                let mut frames = FrameStream::new(source);
+                let hello = next_frame(&mut frames, FrameKind::Hello).await.unwrap();
+                assert!(decode_hello::<Hello>(&hello.payload).is_ok());
+                let refusal = encode_hello_as(OTHER, &HelloReply::Refused("in words of its own".to_owned()));
+                write_frame(&mut sink, FrameKind::HelloReply, 0, refusal).await.unwrap();
+                // Held until the other side has read it.
+                there.closed().await
+            };
+            let (_, dialed) = tokio::join!(accepting, dial(here, client_hello(), None, Rc::new(NoService)));
+            assert_eq!(dialed.err().map(|error| error.to_string()), Some(sentence()));
+        });
+    }
+}

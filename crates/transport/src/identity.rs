@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 use weft_proto::hello::{Hello, HelloRole};
-use weft_types::{ClusterId, NodeId};
+use weft_types::{ClusterId, NodeId, SessionOwner};
 
 /// Longest name of a client or administrator: with its role it still is one DNS label (63 bytes).
 pub const MAX_PEER_NAME_BYTES: usize = 48;
@@ -88,6 +88,12 @@ impl PeerIdentity {
             PeerRole::Node(node) => Some(node),
             PeerRole::Client(_) | PeerRole::Admin(_) => None,
         }
+    }
+
+    /// As whom its sessions are kept: by the name in the certificate, whatever its role.
+    #[must_use]
+    pub fn session_owner(&self) -> SessionOwner {
+        SessionOwner::of_certificate(&self.to_string())
     }
 
     /// Whether the holder of this identity may speak as `hello` says: a client cannot speak as a node, nor a node as

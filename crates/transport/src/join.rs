@@ -155,7 +155,7 @@ pub enum JoinError {
     Connect { address: SocketAddr, source: ConnectError },
     #[error(transparent)]
     Hello(#[from] HelloError),
-    #[error("the cluster refused: {0}")]
+    #[error("{0}")]
     Refused(ErrorKind),
     #[error("the authority that answered is not the one in the token")]
     WrongAuthority,

@@ -96,10 +96,19 @@ impl Token {
         hasher.finalize()
     }
 
+    pub(crate) fn from_body(body: &[u8]) -> Result<Self, TokenError> {
+        let token: Self = weft_proto::frame::decode_header(body).map_err(|_| TokenError::Malformed)?;
+        if token.addresses.len() > MAX_TOKEN_ADDRESSES { Err(TokenError::Malformed) } else { Ok(token) }
+    }
+
+    pub(crate) fn body(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).unwrap_or_default()
+    }
+
     /// The text form. It holds the secret: show it once, to the one who asked for it.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let mut bytes = postcard::to_stdvec(self).unwrap_or_default();
+        let mut bytes = self.body();
         let check = blake3::hash(&bytes);
         bytes.extend_from_slice(&check.as_bytes()[..CHECK_BYTES]);
         format!("{PREFIX}{}", base32(&bytes))
@@ -121,8 +130,7 @@ impl FromStr for Token {
         if check != &blake3::hash(body).as_bytes()[..CHECK_BYTES] {
             return Err(TokenError::Malformed);
         }
-        let token: Self = weft_proto::frame::decode_header(body).map_err(|_| TokenError::Malformed)?;
-        if token.addresses.len() > MAX_TOKEN_ADDRESSES { Err(TokenError::Malformed) } else { Ok(token) }
+        Self::from_body(body)
     }
 }
 

@@ -57,6 +57,8 @@ pub enum ErrorKind {
     Unavailable(String),
     #[error("refused: {0}")]
     Refused(String),
+    #[error("no locks available: {0}")]
+    NoLocks(String),
 }
 
 /// Why the primary of a placement group did not do what it was asked. The client core decides what to do next.

@@ -9,7 +9,7 @@ macro_rules! id64 {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
         #[serde(transparent)]
-        pub struct $name(pub u64);
+        pub struct $name(#[serde(deserialize_with = "crate::codec::count")] pub u64);
 
         impl $name {
             /// The id that follows this one. Ids are counted up by the metadata group only.
@@ -90,6 +90,21 @@ id128!(
     /// A disk, drawn at random when it is formatted. A wiped disk gets a new one.
     DiskId
 );
+id128!(
+    /// The member of the cluster that opened a session: a hash of the name in its certificate.
+    SessionOwner
+);
+
+impl SessionOwner {
+    /// The first 128 bits of the BLAKE3 hash of the whole name, for example `client-hv1.<cluster id>.weft`.
+    #[must_use]
+    pub fn of_certificate(name: &str) -> Self {
+        let mut first = [0u8; 16];
+        first.copy_from_slice(&blake3::hash(name.as_bytes()).as_bytes()[..16]);
+        Self(u128::from_le_bytes(first))
+    }
+}
+
 id64!(
     /// A node of the metadata group; also its Raft id. A node with an empty store joins under a new one.
     NodeId
@@ -97,6 +112,10 @@ id64!(
 id64!(
     /// One run of a node, counted up at each registration.
     Incarnation
+);
+id128!(
+    /// One start of a node's process, drawn at random: tells a request that is asked again from a restart.
+    StartId
 );
 id64!(
     /// A client's lease with the metadata group.

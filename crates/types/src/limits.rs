@@ -94,6 +94,8 @@ pub const MAX_CLIENT_REMEMBERED_ALLOCATIONS: usize = 16_384;
 
 /// Nodes of a cluster: every map lists them all.
 pub const MAX_NODES: usize = 256;
+/// Nodes that were removed. The map names them too, for their certificates do not expire and they must be refused.
+pub const MAX_REMOVED_NODES: usize = 1024;
 /// Disks of a cluster.
 pub const MAX_DISKS: usize = 1024;
 /// Volumes of a cluster: every node's map lists all their placement groups.
@@ -102,6 +104,31 @@ pub const MAX_VOLUMES: usize = 1024;
 pub const MAX_SESSIONS: usize = 4096;
 /// Inodes that one session may have open.
 pub const MAX_OPENS_PER_SESSION: u64 = 65_536;
+/// Sessions that stand in line for one file's size cap; more have to ask again.
+pub const MAX_CAP_WAITERS: usize = 64;
+/// Room that a new file or a first extension gets: small files need no second request.
+pub const SIZE_CAP_ROOM_MIN: u64 = 16 << 20;
+/// Most room beyond what was asked for: what a stat elsewhere has to ask the holder about.
+pub const SIZE_CAP_ROOM_MAX: u64 = 1 << 30;
+/// A holder keeps the cap at least so long, so that two appending hosts do more than pass it to and fro.
+pub const SIZE_CAP_HOLD: Duration = Duration::from_millis(20);
+/// A live holder that was asked for its cap, or to acknowledge a truncation, and did neither by then is struck.
+pub const RECALL_DEADLINE: Duration = Duration::from_secs(30);
+/// Longest wait for the holder's word on a size; then the record is looked at again.
+pub const ASK_SIZE_TIMEOUT: Duration = Duration::from_millis(1000);
+/// Notices of one answer to a watch.
+pub const MAX_NOTICES_PER_ANSWER: usize = 256;
+/// Notices for files that are not open (yet) that a client remembers.
+pub const MAX_EARLY_NOTICES: usize = 4096;
+/// Inodes of which the kernel is still to be told that they changed elsewhere.
+pub const MAX_QUEUED_INVALIDATIONS: usize = 1024;
+/// Copied by one copy_file_range: the kernel holds the inode meanwhile, and asks again for the rest.
+pub const MAX_COPY_BYTES_PER_REQUEST: u64 = 16 << 20;
+/// Debts (recalls, unacknowledged truncations) that the metadata leader watches at a time.
+pub const MAX_DEBTS_LISTED: usize = 4096;
+/// Questions for a size that wait at the metadata leader for one file.
+pub const MAX_SIZE_ASKERS: usize = 256;
+
 /// Replies to metadata requests remembered per session above its low-water mark; more wait (design 3).
 pub const MAX_REMEMBERED_REPLIES: u32 = 4096;
 /// Hard links of one inode (as ext4).
@@ -159,3 +186,21 @@ pub const MAX_RECLAIM_FAN_OUT: usize = 8;
 pub const RECLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a clean stop waits for what is sequenced to be answered.
 pub const STOP_DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Byte ranges of one inode that are locked, or that are waited for twice over: they are one metadata record, rewritten
+/// at each change (about 25 bytes each). ENOLCK beyond.
+pub const MAX_LOCKS_PER_INODE: usize = 2048;
+/// Byte ranges that one session has locked. ENOLCK beyond.
+pub const MAX_LOCKS_PER_SESSION: u32 = 65_536;
+/// Locks that one session waits for; each is a request that a node holds open. ENOLCK beyond.
+pub const MAX_LOCK_WAITS_PER_SESSION: u32 = 256;
+/// Owners that the search for a deadlock looks at; a lock whose wait cannot be judged within it is refused (ENOLCK).
+pub const MAX_DEADLOCK_SEARCH_OWNERS: usize = 1024;
+/// Locks and waits that one listing shows.
+pub const MAX_LOCKS_LISTED: usize = 10_000;
+/// How long the leader holds a request that waits for a lock before it is asked again.
+pub const LOCK_POLL_WAIT: Duration = Duration::from_secs(10);
+/// How often, meanwhile, it asks after the sessions that are in the way: a dead one is struck only when somebody asks.
+pub const LOCK_BLOCKER_CHECK: Duration = Duration::from_secs(1);
+/// How often a mount looks whether a process that waits for a lock was sent a signal.
+pub const LOCK_SIGNAL_CHECK: Duration = Duration::from_millis(200);

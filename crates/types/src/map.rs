@@ -4,7 +4,7 @@
 //! about what a member does with them live in `weft-replication`.
 
 use crate::geometry::ChunkSize;
-use crate::ids::{ChunkId, ClusterId, DiskId, Incarnation, NodeId, PgId, SessionId, VolumeId};
+use crate::ids::{ChunkId, ClusterId, DiskId, Incarnation, NodeId, PgId, SessionId, SessionOwner, VolumeId};
 use crate::position::{Epoch, LossGeneration, MapVersion, SetVersion};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -167,6 +167,13 @@ pub struct DiskRecord {
     pub state: DiskState,
 }
 
+/// A session whose operations nodes accept, from its owner only.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct LiveSession {
+    pub id: SessionId,
+    pub owner: SessionOwner,
+}
+
 /// All that routes I/O, at one version. A node's copy holds every volume, a client's only its own.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct ClusterMap {
@@ -176,8 +183,15 @@ pub struct ClusterMap {
     pub disks: Vec<DiskRecord>,
     pub volumes: Vec<VolumeRecord>,
     pub pgs: Vec<PgRecord>,
-    /// Sessions whose operations nodes accept. A session that is not listed is fenced (design 4.4).
-    pub live_sessions: Vec<SessionId>,
+    /// In the order of their ids. A session that is not listed is fenced (design 4.4).
+    pub live_sessions: Vec<LiveSession>,
+}
+
+impl ClusterMap {
+    #[must_use]
+    pub fn is_live(&self, session: SessionId) -> bool {
+        self.live_sessions.iter().any(|live| live.id == session)
+    }
 }
 
 /// The placement group of a chunk: hash of the object and the chunk's number, over the volume's groups.

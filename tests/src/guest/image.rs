@@ -19,6 +19,8 @@ for word in $($bb cat /proc/cmdline); do
     weft.seed=*) seed=${word#*=};;
   esac
 done
+# The echo of what the workload is told would tear the line that it is saying.
+$bb stty -echo
 $bb echo "weft-guest: booted"
 /bin/workload "$mode" "$mib" "$seed"
 $bb sync

@@ -1,5 +1,6 @@
 //! Kernel and initramfs of the guest, prepared once and kept in the target directory.
 
+use crate::isolation;
 use crate::program::{cache_directory, run};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File};
@@ -50,7 +51,7 @@ pub fn prepare() -> Kernel {
     let kernel = Kernel { image: directory.join("vmlinuz"), initramfs: directory.join("initramfs.gz") };
     let complete = directory.join("complete");
     if !complete.exists() {
-        let unpacked = unpack(&directory);
+        let unpacked = isolation::outside(|| unpack(&directory));
         build_initramfs(&unpacked, &directory, &kernel.initramfs);
         let image = only_file(&unpacked.join("boot"), "vmlinuz-");
         fs::copy(image, &kernel.image).unwrap();

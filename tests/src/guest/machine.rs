@@ -3,12 +3,13 @@
 use super::kernel::{self, Kernel};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A boot without KVM on a busy machine takes well under this.
 const BOOT_PATIENCE: Duration = Duration::from_secs(120);
+const LAST_LINES: Duration = Duration::from_secs(5);
 /// What no guest on healthy storage ever prints.
 const TROUBLE: [&str; 7] = [
     "I/O error",
@@ -41,9 +42,108 @@ pub struct WriteReport {
     pub longest_gap: Duration,
 }
 
+/// What a guest said and when this host heard it, over all the QEMUs that ran it.
+#[derive(Clone, Default)]
+pub struct Console(Arc<Mutex<Vec<(Instant, String)>>>);
+
+impl Console {
+    /// Adds everything that comes from `output`.
+    pub fn listen(&self, output: ChildStdout) {
+        let lines = Arc::clone(&self.0);
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                lines.lock().unwrap().push((Instant::now(), line));
+            }
+        });
+    }
+
+    /// # Panics
+    /// When a reader thread panicked.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().iter().map(|(_, line)| line.clone()).collect()
+    }
+
+    #[must_use]
+    pub fn tail(&self) -> String {
+        let lines = self.lines();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// # Panics
+    /// When the guest said anything that no guest on healthy storage says.
+    pub fn assert_no_trouble(&self) {
+        let trouble = self.lines().into_iter().find(|line| TROUBLE.iter().any(|bad| line.contains(bad)));
+        assert!(trouble.is_none(), "the guest met trouble: {trouble:?}\n{}", self.tail());
+    }
+
+    /// What the workload said at the end of a guest that has powered off.
+    ///
+    /// # Panics
+    /// When the guest met trouble or came to no clean end.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        // The reader may still be busy with the last lines.
+        let deadline = Instant::now() + LAST_LINES;
+        while !self.lines().iter().any(|l| l.ends_with("weft-guest: done")) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.assert_no_trouble();
+        let lines = self.lines();
+        assert!(lines.iter().any(|l| l.ends_with("weft-guest: done")), "no clean end:\n{}", self.tail());
+        let summary = lines.iter().find_map(|l| l.split_once("weft-guest: ok ").map(|(_, rest)| rest.to_owned()));
+        summary.unwrap_or_else(|| panic!("the workload gave no summary:\n{}", self.tail()))
+    }
+
+    /// The last round that a churning guest has reported.
+    #[must_use]
+    pub fn round(&self) -> u64 {
+        let round = |line: &String| line.split_once("weft-guest: round ")?.1.parse().ok();
+        self.lines().iter().rev().find_map(round).unwrap_or(0)
+    }
+
+    /// The longest time between two rounds of a churning guest that ended at `since` or later, by this host's clock: a
+    /// guest's own stands still while it moves.
+    ///
+    /// # Panics
+    /// When a reader thread panicked.
+    #[must_use]
+    pub fn longest_stall(&self, since: Instant) -> Duration {
+        let said = self.0.lock().unwrap();
+        let rounds = said.iter().filter(|(_, line)| line.contains("weft-guest: round ")).map(|(at, _)| *at);
+        let rounds: Vec<Instant> = rounds.collect();
+        let gaps = rounds.windows(2).filter(|gap| gap[1] >= since).map(|gap| gap[1] - gap[0]);
+        gaps.max().unwrap_or_default()
+    }
+
+    /// Waits until the guest has done so many rounds more.
+    ///
+    /// # Panics
+    /// When it meets trouble or takes too long.
+    pub fn wait_rounds(&self, more: u64, patience: Duration) {
+        let (goal, deadline) = (self.round() + more, Instant::now() + patience);
+        while self.round() < goal {
+            self.assert_no_trouble();
+            assert!(Instant::now() < deadline, "round {} of {goal}:\n{}", self.round(), self.tail());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A number in a summary of `name=value` words.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn field(summary: &str, name: &str) -> u64 {
+    let found = summary.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok());
+    found.unwrap_or_else(|| panic!("no {name} in `{summary}`"))
+}
+
 pub struct Machine {
     qemu: Child,
-    said: Arc<Mutex<Vec<String>>>,
+    console: Console,
 }
 
 impl Machine {
@@ -71,7 +171,7 @@ impl Machine {
             .arg(initramfs)
             .arg("-append")
             .arg(format!(
-                "console=ttyS0 panic=-1 quiet loglevel=4 weft.mode={mode} weft.mib={mebibytes} weft.seed={seed}"
+                "console=ttyS0 panic=-1 quiet loglevel=4 no_timer_check weft.mode={mode} weft.mib={mebibytes} weft.seed={seed}"
             ))
             .arg("-drive")
             .arg(format!("file={},format=raw,if=none,id=disk,cache=none,aio={aio}", image.display()))
@@ -80,15 +180,9 @@ impl Machine {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let console = BufReader::new(qemu.stdout.take().unwrap());
-        let said: Arc<Mutex<Vec<String>>> = Arc::default();
-        let lines = Arc::clone(&said);
-        std::thread::spawn(move || {
-            for line in console.split(b'\n').map_while(Result::ok) {
-                lines.lock().unwrap().push(String::from_utf8_lossy(&line).trim_end().to_owned());
-            }
-        });
-        Self { qemu, said }
+        let console = Console::default();
+        console.listen(qemu.stdout.take().unwrap());
+        Self { qemu, console }
     }
 
     /// Waits until the guest is up.
@@ -109,10 +203,19 @@ impl Machine {
 
     fn wait_for(&mut self, line: &str, patience: Duration) {
         let deadline = Instant::now() + patience;
-        while !self.lines().iter().any(|said| said.ends_with(line)) {
-            self.assert_no_trouble();
-            assert!(self.qemu.try_wait().unwrap().is_none(), "the guest ended before `{line}`:\n{}", self.tail());
-            assert!(Instant::now() < deadline, "waited {} s for `{line}`:\n{}", patience.as_secs(), self.tail());
+        while !self.console.lines().iter().any(|said| said.ends_with(line)) {
+            self.console.assert_no_trouble();
+            assert!(
+                self.qemu.try_wait().unwrap().is_none(),
+                "the guest ended before `{line}`:\n{}",
+                self.console.tail()
+            );
+            assert!(
+                Instant::now() < deadline,
+                "waited {} s for `{line}`:\n{}",
+                patience.as_secs(),
+                self.console.tail()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -124,16 +227,15 @@ impl Machine {
     pub fn finish(&mut self, patience: Duration) -> String {
         let deadline = Instant::now() + patience;
         while self.qemu.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "the guest did not end in {} s:\n{}", patience.as_secs(), self.tail());
+            assert!(
+                Instant::now() < deadline,
+                "the guest did not end in {} s:\n{}",
+                patience.as_secs(),
+                self.console.tail()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
-        // The reader may still be busy with the last lines.
-        std::thread::sleep(Duration::from_millis(200));
-        self.assert_no_trouble();
-        let lines = self.lines();
-        assert!(lines.iter().any(|l| l.ends_with("weft-guest: done")), "no clean end:\n{}", self.tail());
-        let summary = lines.iter().find_map(|l| l.split_once("weft-guest: ok ").map(|(_, rest)| rest.to_owned()));
-        summary.unwrap_or_else(|| panic!("the workload gave no summary:\n{}", self.tail()))
+        self.console.summary()
     }
 
     /// As `finish`, for a writing guest.
@@ -143,25 +245,7 @@ impl Machine {
     pub fn finish_writing(&mut self, patience: Duration) -> WriteReport {
         let summary = self.finish(patience);
         eprintln!("guest: {summary}");
-        let field = |name: &str| {
-            let found = summary.split(' ').find_map(|word| word.strip_prefix(name)?.parse::<u64>().ok());
-            found.unwrap_or_else(|| panic!("no {name} in `{summary}`"))
-        };
-        WriteReport { longest_gap: Duration::from_millis(field("longest_gap_ms=")) }
-    }
-
-    fn assert_no_trouble(&self) {
-        let trouble = self.lines().into_iter().find(|line| TROUBLE.iter().any(|bad| line.contains(bad)));
-        assert!(trouble.is_none(), "the guest met trouble: {trouble:?}\n{}", self.tail());
-    }
-
-    fn lines(&self) -> Vec<String> {
-        self.said.lock().unwrap().clone()
-    }
-
-    fn tail(&self) -> String {
-        let lines = self.lines();
-        lines[lines.len().saturating_sub(20)..].join("\n")
+        WriteReport { longest_gap: Duration::from_millis(field(&summary, "longest_gap_ms")) }
     }
 }
 

@@ -3,5 +3,8 @@
 pub mod image;
 pub mod kernel;
 pub mod machine;
+pub mod movable;
+pub mod qmp;
 
-pub use machine::{Aio, Machine, Workload};
+pub use machine::{Aio, Console, Machine, Workload, field};
+pub use movable::{Blueprint, Move, Vm};

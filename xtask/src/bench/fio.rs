@@ -106,24 +106,29 @@ impl FioSide {
     }
 }
 
+/// Fills the file; comes before all others and is not compared.
+const FILL: Job =
+    Job { name: "fill", pattern: "write", block: "1M", depth: 4, more: &["--end_fsync=1"], first: 0.0, goal: 0.0 };
+
 impl Jobs {
-    /// Fills the file and runs the jobs on it; a line each as they end.
-    pub fn run(&self, file: &Path) -> Result<Vec<Row>, String> {
-        let mut rows = vec![self.one("fill", file, &["--rw=write", "--bs=1M", "--iodepth=4", "--end_fsync=1"])?];
-        for job in JOBS.iter().filter(|job| self.wants(job.name)) {
-            rows.push(self.job(job, file)?);
-        }
-        Ok(rows)
+    /// The jobs that were asked for, in order, after the one that fills the file.
+    pub fn wanted(&self) -> impl Iterator<Item = &'static Job> {
+        std::iter::once(&FILL).chain(JOBS.iter().filter(|job| self.wants(job.name)))
+    }
+
+    /// Runs a job and prints its line, with what else the machine had to do.
+    pub fn run(&self, side: &str, job: &Job, file: &Path) -> Result<Row, String> {
+        let row = self.job(job, file)?;
+        println!("{side:5} {}  load {}", row.line(), load_average());
+        Ok(row)
     }
 
     pub fn job(&self, job: &Job, file: &Path) -> Result<Row, String> {
-        let own = [
-            format!("--rw={}", job.pattern),
-            format!("--bs={}", job.block),
-            format!("--iodepth={}", job.depth),
-            format!("--runtime={}", self.seconds),
-            "--time_based".to_owned(),
-        ];
+        let mut own =
+            vec![format!("--rw={}", job.pattern), format!("--bs={}", job.block), format!("--iodepth={}", job.depth)];
+        if job.name != FILL.name {
+            own.extend([format!("--runtime={}", self.seconds), "--time_based".to_owned()]);
+        }
         let arguments: Vec<&str> = own.iter().map(String::as_str).chain(job.more.iter().copied()).collect();
         self.one(job.name, file, &arguments)
     }
@@ -150,10 +155,14 @@ impl Jobs {
         if job.error != 0 {
             return Err(format!("{name}: fio met the I/O error {}", job.error));
         }
-        let row = Row { name: name.to_owned(), read: job.read.figures(), write: job.write.figures() };
-        println!("{}", row.line());
-        Ok(row)
+        Ok(Row { name: name.to_owned(), read: job.read.figures(), write: job.write.figures() })
     }
+}
+
+/// Of the last minute, as the kernel writes it.
+pub fn load_average() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 impl Row {

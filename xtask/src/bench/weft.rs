@@ -1,6 +1,6 @@
 //! The thing measured: a `weft dev` cluster in a directory of its own, stopped and deleted afterwards.
 
-use crate::command::{attempt, capture, weft_binary};
+use crate::command::{attempt, capture, released_weft};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -29,6 +29,7 @@ struct Status {
 #[derive(Deserialize)]
 struct NodeStatus {
     number: u8,
+    worker_pid: Option<i32>,
     memory: Memory,
 }
 
@@ -78,7 +79,7 @@ impl DevCluster {
 
     /// A `weft` command on this cluster; `dev` commands get its directory.
     pub fn weft(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(weft_binary());
+        let mut command = Command::new(released_weft());
         command.args(words);
         if words.first() == Some(&"dev") {
             command.arg("--dir").arg(self.data());
@@ -89,13 +90,23 @@ impl DevCluster {
     }
 
     pub fn memory(&self) -> Result<Vec<ProcessMemory>, String> {
-        let output = capture(&mut self.weft(&["dev", "status", "--json"]))?;
-        let status: Status = serde_json::from_slice(&output.stdout).map_err(|e| format!("weft dev status: {e}"))?;
+        let status = self.status()?;
         let row =
             |who: String, m: &Memory| ProcessMemory { who, resident_bytes: m.resident_bytes, peak_bytes: m.peak_bytes };
         let nodes = status.nodes.iter().map(|n| row(format!("node {}", n.number), &n.memory));
         let mounts = status.mounts.iter().map(|m| row(format!("mount {}", m.client), &m.memory));
         Ok(nodes.chain(mounts).collect())
+    }
+
+    /// The processes that do the nodes' work.
+    pub fn processes(&self) -> Result<Vec<(String, i32)>, String> {
+        let status = self.status()?;
+        Ok(status.nodes.iter().filter_map(|n| Some((format!("node {}", n.number), n.worker_pid?))).collect())
+    }
+
+    fn status(&self) -> Result<Status, String> {
+        let output = capture(&mut self.weft(&["dev", "status", "--json"]))?;
+        serde_json::from_slice(&output.stdout).map_err(|e| format!("weft dev status: {e}"))
     }
 
     pub fn stop(mut self) -> Result<(), String> {

@@ -1,6 +1,6 @@
 //! `weft client`: sessions of mounts.
 
-use super::{Consent, Context, Decision};
+use super::{Consent, Context, Decision, secret};
 use crate::admin::{Admin, unexpected};
 use crate::failure::{Failure, Outcome, While};
 use crate::locate;
@@ -27,7 +27,7 @@ pub enum ClientCommand {
 
 #[derive(Args)]
 pub struct JoinArguments {
-    /// From `weft token create --role client`
+    /// From `weft token create --role client`: the token, or @FILE to read it from a file, or - from standard input
     token: String,
     /// Directory for the identity
     #[arg(long, default_value = "/etc/weft")]
@@ -49,7 +49,7 @@ pub struct EvictArguments {
 pub fn run(context: Context<'_>, command: &ClientCommand) -> Outcome {
     match command {
         ClientCommand::Join(arguments) => {
-            join(&arguments.token, &arguments.dir, arguments.bind)?;
+            join(&secret::token(&arguments.token)?, &arguments.dir, arguments.bind)?;
             let dir = arguments.dir.display().to_string();
             context
                 .audience
@@ -74,10 +74,9 @@ pub fn join(token: &str, directory: &Path, bind: Option<IpAddr>) -> Outcome {
     let token: Token = token.parse().map_err(|error| Failure::input(format!("could not join: {error}")))?;
     let local = bind.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let who = JoinAs { name: weft_client::options::host_name(), ..JoinAs::default() };
-    let joined =
-        weft_client::block_on(weft_transport::join::join(local, &token, &who)).doing("start the event loop")?.map_err(
-            |error| Failure::failed(format!("could not join: {error}; ask for a new token if this one is used up")),
-        )?;
+    let joined = weft_client::block_on(weft_transport::join::join(local, &token, &who))
+        .doing("start the event loop")?
+        .map_err(|error| Failure::failed(format!("could not join: {error}")))?;
     let identity = Identity {
         cluster: joined.cluster,
         control_addresses: joined.control_addresses,

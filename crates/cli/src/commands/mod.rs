@@ -6,9 +6,11 @@ pub mod debug;
 pub mod events;
 pub mod heal;
 pub mod image;
+pub mod lock;
 pub mod mount;
 pub mod node;
 pub mod node_run;
+pub mod secret;
 pub mod token;
 pub mod volume;
 

@@ -117,7 +117,7 @@ fn in_background(arguments: &MountArguments, identity: &std::path::Path, mount_p
         again.push("--read-only".to_owned());
     }
     again.extend([arguments.volume.clone(), mount_point.display().to_string()]);
-    let process = process::spawn_self(&again, &arguments.log)?;
+    let process = process::spawn_self(&again, &arguments.log, None)?;
     let deadline = Instant::now() + READY_PATIENCE;
     while !mounts::mounted_at(&mount_point).is_some_and(|m| m.is_weft()) {
         process::reap_children();

@@ -37,7 +37,8 @@ pub struct RunArguments {
     /// Configuration file [default: node.toml in the directory]
     #[arg(long)]
     pub config: Option<PathBuf>,
-    /// Join a cluster with this token first; only for a node that is in none yet
+    /// Join a cluster with this token first; only for a node that is in none yet. @FILE reads it from a file, - from
+    /// standard input, so that nobody sees it in the list of processes
     #[arg(long, value_name = "TOKEN")]
     pub join: Option<String>,
     #[command(flatten)]

@@ -1,8 +1,8 @@
 //! What makes and runs a node: `weft cluster init`, `weft node run`, and what `weft dev` does of both.
 
-use super::Context;
 use super::cluster::InitArguments;
 use super::node::{RunArguments, Setup};
+use super::{Context, secret};
 use crate::failure::{Failure, Outcome, While};
 use crate::locate;
 use std::fs;
@@ -16,7 +16,7 @@ use weft_node::place::Place;
 use weft_node::setup::{self, AdminIdentity};
 use weft_node::supervisor::EXIT_NEEDS_A_PERSON;
 use weft_node::worker::Parent;
-use weft_node::{parent, worker};
+use weft_node::{parent, preflight, worker};
 
 /// What a node's directory is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,15 +91,14 @@ pub fn run(arguments: &RunArguments) -> Outcome {
     let place = prepare(&arguments.dir, arguments.config.as_deref(), &arguments.setup)?;
     crate::start_log(&place.config.log).map_err(Failure::input)?;
     if let Some(token) = &arguments.join {
-        setup::join(&place, token).map_err(|error| Failure::input(error.to_string()))?;
+        let token = secret::token(token)?;
+        setup::join(&place, &token).map_err(|error| Failure::input(error.to_string()))?;
     }
     let status = match arguments.worker_of {
         Some(parent) => worker::run(&place, Parent::Process(parent)),
         None => {
-            if membership(&arguments.dir)? != Membership::Member {
-                let Err(error) = NodeIdentity::load(&place.layout) else { return Ok(()) };
-                return Err(Failure::input(error.to_string()));
-            }
+            // What is wrong with directory, disks or ports is said once, here, before a process is started.
+            preflight::check(&place).map_err(|error| Failure::input(error.to_string()))?;
             let program = std::env::current_exe().doing("find the path of this program")?;
             parent::run(&place, || worker_command(&program, arguments))
         }
@@ -107,7 +106,10 @@ pub fn run(arguments: &RunArguments) -> Outcome {
     match status {
         0 => Ok(()),
         EXIT_NEEDS_A_PERSON if arguments.worker_of.is_some() => std::process::exit(EXIT_NEEDS_A_PERSON.into()),
-        status => Err(Failure::with_code(format!("the node ended with status {status}: see its log"), status)),
+        status => {
+            let why = worker::take_last_words(&place).unwrap_or_else(|| "see its log".to_owned());
+            Err(Failure::with_code(format!("the node ended with status {status}: {why}"), status))
+        }
     }
 }
 

@@ -25,7 +25,7 @@ pub struct CreateArguments {
     /// What may join with it
     #[arg(long, value_enum)]
     role: Role,
-    /// Name that the joining node or client will have
+    /// Whom it is for; a client is named so from then on, whatever it calls itself
     #[arg(long)]
     name: String,
     /// How long it is valid

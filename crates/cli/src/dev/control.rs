@@ -230,6 +230,7 @@ pub fn start(directory: &Path, number: u8) -> Outcome {
         return Err(Failure::input("the cluster is not running: start all of it with `weft dev`"));
     }
     let process = start::node_process(&layout, &node, None)?;
+    start::wait_started(&node, process)?;
     say(&format!("started node {number} (pid {}); `weft volume heal vms --watch` shows how it catches up", process.pid))
 }
 

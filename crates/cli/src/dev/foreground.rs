@@ -4,7 +4,7 @@ use super::state::{Layout, State};
 use super::{RunArguments, mounts, preflight, process, start, stop};
 use crate::admin::single_thread_runtime;
 use crate::failure::{Outcome, While};
-use crate::output::say;
+use crate::output::tell;
 use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -72,10 +72,11 @@ pub fn run(arguments: &RunArguments) -> Outcome {
     }
     let mut interrupt = Interrupt::listen()?;
     let served = serve(&layout, arguments.journal_mib, &mount_point, &mut interrupt);
-    say("stopping: unmounting, then stopping the nodes")?;
+    tell("stopping: unmounting, then stopping the nodes");
     let stopped = stop::everything(&layout);
     served.and(stopped)?;
-    say("stopped; all data are kept, and `weft dev` goes on with them")
+    tell("stopped; all data are kept, and `weft dev` goes on with them");
+    Ok(())
 }
 
 /// Processes of a run whose foreground command was killed.
@@ -84,50 +85,49 @@ fn end_leftovers(layout: &Layout) -> Outcome {
     let left =
         state.nodes.iter().filter(|n| n.is_running()).count() + state.mounts.iter().filter(|m| m.is_running()).count();
     if left > 0 {
-        say(&format!("stopping {left} processes that an earlier `weft dev` left behind"))?;
+        tell(&format!("stopping {left} processes that an earlier `weft dev` left behind"));
     }
     stop::everything(layout)
 }
 
 fn serve(layout: &Layout, journal_mib: u32, mount_point: &Path, interrupt: &mut Interrupt) -> Outcome {
     let state = layout.load()?;
-    say(&format!("starting {} nodes in {}", state.nodes.len(), layout.root.display()))?;
+    tell(&format!("starting {} nodes in {}", state.nodes.len(), layout.root.display()));
     let admin = start::nodes(layout, journal_mib, interrupt)?;
     let replicas = start::volume(&admin, &state.volume, state.nodes.len())?;
     start::mount(layout, &admin, &layout.mount(1, mount_point.to_path_buf()), &state.volume)?;
     drop(admin);
-    announce(&state, replicas, mount_point)?;
+    announce(&state, replicas, mount_point);
     let mut reported = Vec::new();
     while !interrupt.wait(WATCH_INTERVAL) {
         process::reap_children();
-        report_ended(&layout.load()?, &mut reported)?;
+        report_ended(&layout.load()?, &mut reported);
     }
     Ok(())
 }
 
 /// Says once of every process that it ended by itself. One that was killed on purpose has no process noted any more.
-fn report_ended(state: &State, reported: &mut Vec<process::ProcessName>) -> Outcome {
+fn report_ended(state: &State, reported: &mut Vec<process::ProcessName>) {
     let nodes = state.nodes.iter().filter_map(|n| Some((format!("node {}", n.number), n.process?, &n.log)));
     let mounts =
         state.mounts.iter().filter_map(|m| Some((format!("the mount of client {}", m.client), m.process?, &m.log)));
     for (who, process, log) in nodes.chain(mounts) {
         if !process.is_alive() && !reported.contains(&process) {
-            say(&format!("{who} (pid {}) ended; its log is {}", process.pid, log.display()))?;
+            tell(&format!("{who} (pid {}) ended; its log is {}", process.pid, log.display()));
             reported.push(process);
         }
     }
-    Ok(())
 }
 
-fn announce(state: &State, replicas: u8, mount_point: &Path) -> Outcome {
+fn announce(state: &State, replicas: u8, mount_point: &Path) {
     let here = std::env::current_dir().unwrap_or_default();
     let short = |path: &Path| path.strip_prefix(&here).unwrap_or(path).display().to_string();
     let program = std::env::current_exe().map_or_else(|_| "weft".to_owned(), |path| short(&path));
     let (nodes, mount) = (state.nodes.len(), short(mount_point));
-    say(&format!(
+    tell(&format!(
         "ready: volume `{}` ({replicas} replicas on {nodes} nodes) is mounted at {mount}; try `echo hello > {mount}/file`, \
          and in another terminal `{program} dev status`, `{program} dev kill {nodes}`, \
          `{program} image import DISK.qcow2 {}/disk.raw`; Ctrl-C stops everything",
         state.volume, state.volume
-    ))
+    ));
 }

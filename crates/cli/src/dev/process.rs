@@ -5,6 +5,7 @@ use crate::failure::{Outcome, While};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -113,22 +114,26 @@ pub struct Memory {
 }
 
 /// Starts this program again with other arguments, in a process group of its own (Ctrl-C in the terminal is for the
-/// foreground command only), with its output appended to `log`.
+/// foreground command only), with its output appended to `log`. It reads `input`, which others cannot see.
 ///
 /// # Errors
 /// When the log cannot be opened or the program cannot be started.
-pub fn spawn_self(arguments: &[String], log: &Path) -> Outcome<ProcessName> {
+pub fn spawn_self(arguments: &[String], log: &Path, input: Option<&str>) -> Outcome<ProcessName> {
     let program = std::env::current_exe().doing("find the path of this program")?;
     let output = open_log(log)?;
     let errors = output.try_clone().doing(format!("open {}", log.display()))?;
-    let child = Command::new(&program)
+    let mut child = Command::new(&program)
         .args(arguments)
-        .stdin(Stdio::null())
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(output)
         .stderr(errors)
         .process_group(0)
         .spawn()
         .doing(format!("start {}", program.display()))?;
+    if let (Some(text), Some(mut pipe)) = (input, child.stdin.take()) {
+        // It fits into a pipe, so nobody waits. A process that ended already says why in its log.
+        let _ = writeln!(pipe, "{text}");
+    }
     let pid = i32::try_from(child.id()).doing("read a process id")?;
     // The child is our own and not reaped yet, so the entry exists even if it has ended already.
     ProcessName::of(pid).ok_or("it ended at once").doing(format!("start `weft {}`", arguments.join(" ")))

@@ -103,18 +103,35 @@ fn live_nodes(status: &ClusterStatus) -> usize {
 pub fn node_process(layout: &Layout, node: &Node, join: Option<&str>) -> Outcome<ProcessName> {
     let mut arguments =
         vec!["node".to_owned(), "run".to_owned(), "--dir".to_owned(), node.directory.display().to_string()];
-    if let Some(token) = join {
-        arguments.extend(["--join".to_owned(), token.to_owned()]);
+    if join.is_some() {
+        arguments.extend(["--join".to_owned(), "-".to_owned()]);
     }
     layout.change(|state| {
         let entry = entry(state, node.number)?;
         if entry.is_running() {
             return Err(Failure::input(format!("node {} runs already: see `weft dev status`", node.number)));
         }
-        let process = process::spawn_self(&arguments, &node.log)?;
+        let process = process::spawn_self(&arguments, &node.log, join)?;
         entry.process = Some(process);
         Ok(process)
     })
+}
+
+/// Waits until the node has found its directory, disks and ports in order and works, or has ended.
+///
+/// # Errors
+/// When it ended; says why.
+pub fn wait_started(node: &Node, process: ProcessName) -> Outcome {
+    let deadline = Instant::now() + START_PATIENCE;
+    // Its worker is started once nothing can be said against it.
+    while process.descendants().is_empty() && Instant::now() < deadline {
+        process::reap_children();
+        if !process.is_alive() {
+            return Err(ended(&format!("node {}", node.number), &node.log));
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    Ok(())
 }
 
 /// The node of this number.
@@ -170,7 +187,11 @@ fn wait(layout: &Layout, interrupt: &mut Interrupt, what: &str, mut done: impl F
 
 fn ended(who: &str, log: &std::path::Path) -> Failure {
     let lines = process::last_lines(log, LOG_LINES_IN_ERRORS);
-    Failure::failed(format!("{who} ended; the last lines of its log {} are:\n{lines}", log.display()))
+    // A process that could say why did so last.
+    match lines.lines().last().and_then(|line| line.strip_prefix("weft: ")) {
+        Some(why) => Failure::failed(format!("{who} ended: {why} (its log is {})", log.display())),
+        None => Failure::failed(format!("{who} ended; the last lines of its log {} are:\n{lines}", log.display())),
+    }
 }
 
 /// Creates the volume if it is not there.
@@ -207,7 +228,7 @@ pub fn mount(layout: &Layout, admin: &Admin, mount: &Mount, volume: &str) -> Out
         volume.to_owned(),
         mount.mount_point.display().to_string(),
     ];
-    let process = process::spawn_self(&arguments, &mount.log)?;
+    let process = process::spawn_self(&arguments, &mount.log, None)?;
     layout.change(|state| {
         state.mounts.retain(|m| m.client != mount.client);
         state.mounts.push(Mount { process: Some(process), ..mount.clone() });

@@ -4,7 +4,7 @@ use super::mounts;
 use super::process::{self, ProcessName};
 use super::state::{Layout, Mount};
 use crate::failure::{Failure, Outcome, While};
-use crate::output::say;
+use crate::output::{say, tell};
 use rustix::mount::UnmountFlags;
 use rustix::process::Signal;
 use std::path::Path;
@@ -47,7 +47,7 @@ fn end_node(number: u8, process: ProcessName, patience: Duration) -> Outcome {
     if process.wait_for_end(patience) {
         return Ok(());
     }
-    say(&format!("node {number} did not stop in time and is killed; it recovers at its next start"))?;
+    tell(&format!("node {number} did not stop in time and is killed; it recovers at its next start"));
     process.kill_with_descendants();
     if process.wait_for_end(KILL_PATIENCE) {
         return Ok(());
@@ -64,10 +64,10 @@ fn end_mount(mount: &Mount) -> Outcome {
     if let Some(process) = process {
         process.signal(Signal::TERM);
         if !process.wait_for_end(UNMOUNT_PATIENCE) {
-            say(&format!(
+            tell(&format!(
                 "{} did not unmount in time (is it in use?) and is taken away by force",
                 mount.mount_point.display()
-            ))?;
+            ));
         }
     }
     if mounts::mounted_at(&mount.mount_point).is_some_and(|m| m.is_weft()) {

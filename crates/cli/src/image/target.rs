@@ -63,7 +63,17 @@ impl Target {
             Some(Writer::Served(served)) => served.connection.write(offset, bytes),
             None => return Err(Failure::failed("the image is finished already")),
         };
-        written.doing(format!("write {}", self.draft.display()))
+        written.map_err(|error| self.could_not("write", &error))
+    }
+
+    fn could_not(&self, what: &str, error: &std::io::Error) -> Failure {
+        let path = self.path.display();
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            return Failure::failed(format!(
+                "the file system of {path} is full and nothing was left on it: free some space, or export to another one"
+            ));
+        }
+        Failure::failed(format!("could not {what} {path}: {error}"))
     }
 
     /// Syncs the draft and gives it its name.
@@ -73,9 +83,9 @@ impl Target {
     pub fn finish(mut self) -> Outcome {
         let doing = format!("finish {}", self.draft.display());
         match self.writer.take() {
-            Some(Writer::Raw(file)) => file.sync_all().doing(&doing)?,
+            Some(Writer::Raw(file)) => file.sync_all().map_err(|error| self.could_not("finish", &error))?,
             Some(Writer::Served(mut served)) => {
-                served.connection.flush().doing(&doing)?;
+                served.connection.flush().map_err(|error| self.could_not("finish", &error))?;
                 served.finish()?;
             }
             None => {}

@@ -10,6 +10,7 @@
 //!
 //! Must not know: connections, timers. `WakeAt` asks to be stepped at a time.
 
+use super::mutants::{Mutant, planted};
 use super::numbers::OperationWindow;
 use super::operation::{AttemptId, FileKey, Operation, Outcome, Ticket};
 use super::retry::{Verdict, judge, pause};
@@ -245,6 +246,17 @@ impl DataCore {
                     .filter(|(_, p)| p.file == file && p.operation.is_change())
                     .map(|(ticket, _)| *ticket)
                     .collect();
+                (None, State::Settling(earlier))
+            }
+            Operation::SettleOlder { object, generation } => {
+                let older = |p: &Pending| {
+                    let changes = p.operation.changes().filter(|_| !planted(Mutant::SettleNothing));
+                    changes.is_some_and(|(of, under)| {
+                        of != *object || under < *generation || planted(Mutant::SettleEveryGeneration)
+                    })
+                };
+                let earlier =
+                    self.pending.iter().filter(|(_, p)| p.file == file && older(p)).map(|(t, _)| *t).collect();
                 (None, State::Settling(earlier))
             }
         }

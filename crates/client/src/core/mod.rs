@@ -4,9 +4,12 @@
 //! Guarantees: same events, same actions. The simulator runs this code on simulated time.
 //! Must not know: connections, threads, FUSE.
 
+pub mod cap;
 pub mod data;
 pub mod leader;
+pub mod lock_book;
 pub mod loss;
+mod mutants;
 pub mod numbers;
 pub mod operation;
 pub mod retry;
@@ -17,8 +20,10 @@ pub mod size;
 #[cfg(test)]
 mod tests;
 
+pub use cap::{Admission, GivingUp, SizeCap};
 pub use data::{Action, DataCore, DataCoreConfig, Event};
 pub use leader::LeaderFinder;
+pub use lock_book::{DescriptionId, LockBook};
 pub use loss::LossWatch;
 pub use numbers::{OperationWindow, RequestNumbers};
 pub use operation::{AttemptId, FileKey, Operation, Outcome, Ticket};

@@ -32,6 +32,7 @@ pub enum Operation {
         chunk: ChunkId,
         offset_bytes: u32,
         length_bytes: u32,
+        generation: TruncateGeneration,
     },
     Discard {
         chunk: ChunkId,
@@ -50,6 +51,12 @@ pub enum Operation {
         pg: PgId,
         object: ObjectId,
     },
+    /// Wait until every changing operation of the file that was submitted under an earlier life of its contents is
+    /// answered: nothing of it can land after a truncation that is acknowledged then.
+    SettleOlder {
+        object: ObjectId,
+        generation: TruncateGeneration,
+    },
     Presence {
         chunk: ChunkId,
     },
@@ -66,6 +73,18 @@ impl Operation {
     #[must_use]
     pub const fn is_change(&self) -> bool {
         matches!(self, Self::Write { .. } | Self::Discard { .. } | Self::Truncate { .. })
+    }
+
+    /// The contents that it changes.
+    #[must_use]
+    pub const fn changes(&self) -> Option<(ObjectId, TruncateGeneration)> {
+        match self {
+            Self::Write { chunk, generation, .. } | Self::Discard { chunk, generation, .. } => {
+                Some((chunk.object, *generation))
+            }
+            Self::Truncate { object, generation, .. } => Some((*object, *generation)),
+            _ => None,
+        }
     }
 
     /// Bytes that it keeps in memory, now or when its answer comes.
@@ -124,7 +143,7 @@ impl Operation {
                 }),
                 Bytes::new(),
             ),
-            (Self::Read { chunk, offset_bytes, length_bytes }, None) => (
+            (Self::Read { chunk, offset_bytes, length_bytes, generation }, None) => (
                 DataRequest::Read(ReadRequest {
                     pg,
                     map_version,
@@ -132,11 +151,13 @@ impl Operation {
                     chunk: *chunk,
                     offset_bytes: *offset_bytes,
                     length_bytes: *length_bytes,
+                    generation: Some(*generation),
                 }),
                 Bytes::new(),
             ),
             (Self::ObjectExtent { object, .. }, None) => {
-                (DataRequest::ObjectExtent { pg, map_version, object: *object }, Bytes::new())
+                let generation = TruncateGeneration(0);
+                (DataRequest::ObjectExtent { pg, map_version, object: *object, generation }, Bytes::new())
             }
             (Self::Presence { chunk }, None) => {
                 (DataRequest::Presence { pg, map_version, chunk: *chunk }, Bytes::new())

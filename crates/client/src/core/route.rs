@@ -113,6 +113,6 @@ impl RouteTable {
 
     #[must_use]
     pub fn is_live(&self, session: SessionId) -> bool {
-        self.map.live_sessions.contains(&session)
+        self.map.is_live(session)
     }
 }

@@ -103,6 +103,7 @@ impl FileSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_proto::namespace::SizeKnowledge;
     use weft_types::{Attributes, FileKind, InodeNumber, Timestamp};
 
     fn life(object: u64, generation: u64) -> Life {
@@ -129,6 +130,7 @@ mod tests {
             },
             object: ObjectId(object),
             generation: TruncateGeneration(generation),
+            knowledge: SizeKnowledge::Exact,
         }
     }
 

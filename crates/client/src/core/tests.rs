@@ -7,11 +7,11 @@ use std::time::Duration;
 use weft_proto::data::{DataReply, DataRequest};
 use weft_types::error::NotServing;
 use weft_types::limits::{MAX_CLIENT_OPERATIONS_IN_FLIGHT, MAX_DEDUPE_PER_SESSION};
-use weft_types::map::{ClusterMap, MemberState, NodeRecord, NodeState, VolumeRecord, VolumeState};
+use weft_types::map::{ClusterMap, LiveSession, MemberState, NodeRecord, NodeState, VolumeRecord, VolumeState};
 use weft_types::{
     AckMode, BootTime, ChunkId, ChunkIndex, ChunkSize, ClusterId, DataError, DiskId, Epoch, ErrorKind, Incarnation,
     InodeNumber, LossGeneration, MapVersion, Member, NodeId, ObjectId, OperationId, Origin, PgId, PgRecord, SessionId,
-    SetVersion, TruncateGeneration, VolumeId,
+    SessionOwner, SetVersion, TruncateGeneration, VolumeId,
 };
 
 const VOLUME: VolumeId = VolumeId(1);
@@ -65,7 +65,7 @@ fn routes(version: u64, primaries: [u64; 2], sessions: &[SessionId]) -> RouteTab
             state: VolumeState::Active,
         }],
         pgs: vec![group(0, primaries[0]), group(1, primaries[1])],
-        live_sessions: sessions.to_vec(),
+        live_sessions: sessions.iter().map(|id| LiveSession { id: *id, owner: SessionOwner(1) }).collect(),
     };
     RouteTable::new(VOLUME, Arc::new(map)).unwrap()
 }
@@ -406,6 +406,36 @@ fn settling_waits_for_earlier_changes_of_its_file_only() {
     assert_eq!(answered.last(), Some(&(settle, Ok(Outcome::Done))));
 }
 
+/// What a session waits for before it acknowledges a truncation.
+pub(super) fn older_generations_are_settled() -> Result<(), String> {
+    let mut bench = Bench::new(None);
+    let under = |generation| {
+        let mut write = write(0);
+        if let Operation::Write { generation: of, .. } = &mut write {
+            *of = TruncateGeneration(generation);
+        }
+        write
+    };
+    let object = under(0).changes().map(|(object, _)| object).unwrap_or_default();
+    let old = one(&bench.submit(under(0)).1);
+    // This one waits in its group for the cut, which waits for the acknowledgement.
+    bench.submit(under(1));
+    let (settle, actions) = bench.submit(Operation::SettleOlder { object, generation: TruncateGeneration(1) });
+    if !done(&actions).is_empty() {
+        return Err("acknowledged while a write of the generation before is under way".into());
+    }
+    let answered = done(&bench.answer(old.attempt, Ok(DataReply::Written)));
+    match answered.last() {
+        Some((ticket, Ok(Outcome::Done))) if *ticket == settle => Ok(()),
+        other => Err(format!("the acknowledgement waits for what waits for it: {other:?}")),
+    }
+}
+
+#[test]
+fn a_truncation_is_acknowledged_when_older_operations_are_answered() {
+    older_generations_are_settled().unwrap();
+}
+
 #[test]
 fn numbers_are_never_used_twice() {
     let mut bench = Bench::new(None);
@@ -423,7 +453,8 @@ fn numbers_are_never_used_twice() {
 #[test]
 fn a_reply_of_another_kind_or_length_is_an_error() {
     let mut bench = Bench::new(None);
-    let read = Operation::Read { chunk: chunk_in(0), offset_bytes: 0, length_bytes: 10 };
+    let read =
+        Operation::Read { chunk: chunk_in(0), offset_bytes: 0, length_bytes: 10, generation: TruncateGeneration(0) };
     let (ticket, actions) = bench.submit(read);
     let short = Event::Answer {
         attempt: one(&actions).attempt,

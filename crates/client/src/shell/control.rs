@@ -46,6 +46,7 @@ impl Control {
         let Some(address) = self.finder.borrow().current() else {
             return Err("no control address is known".into());
         };
+        tracing::debug!(%address, session = ?request.session(), number = ?request.number(), "asking");
         let failed = match self.network.control(address, request, deadline).await {
             Ok(ControlReply::NotLeader { leader }) => {
                 self.finder.borrow_mut().redirected(address, leader.map(|(_, at)| at));
@@ -128,12 +129,15 @@ pub struct Mutations {
     volume: VolumeId,
     numbers: RefCell<RequestNumbers>,
     permits: Rc<Semaphore>,
+    /// For what other sessions wait for: it must not stand behind requests that wait for those sessions.
+    owed_permits: Rc<Semaphore>,
 }
 
 impl Mutations {
     pub fn new(control: Rc<Control>, session: SessionId, volume: VolumeId) -> Self {
         let permits = Rc::new(Semaphore::new(MAX_CLIENT_MUTATIONS_IN_FLIGHT));
-        Self { control, session, volume, numbers: RefCell::default(), permits }
+        let owed_permits = Rc::new(Semaphore::new(MAX_CLIENT_MUTATIONS_IN_FLIGHT));
+        Self { control, session, volume, numbers: RefCell::default(), permits, owed_permits }
     }
 
     pub fn low_water(&self) -> RequestNumber {
@@ -146,16 +150,7 @@ impl Mutations {
     /// # Errors
     /// The answer's refusal, or `TimedOut`.
     pub async fn run(self: &Rc<Self>, mutation: Mutation) -> Result<NamespaceReply, ErrorKind> {
-        let (sender, receiver) = oneshot::channel();
-        let this = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            let Ok(_permit) = this.permits.acquire().await else { return };
-            let number = this.numbers.borrow_mut().begin();
-            let reply = this.until_answered(number, mutation).await;
-            this.numbers.borrow_mut().answered(number);
-            // The caller may have gone away.
-            let _ = sender.send(reply);
-        });
+        let receiver = self.begin(mutation);
         let gone = || ErrorKind::Io("the client is shutting down".into());
         match self.control.fail_after {
             None => receiver.await.unwrap_or_else(|_| Err(gone())),
@@ -167,6 +162,30 @@ impl Mutations {
                 }),
             },
         }
+    }
+
+    /// The same, however long it takes: for what must not happen after something that is begun later.
+    ///
+    /// # Errors
+    /// The answer's refusal.
+    pub async fn run_to_the_end(self: &Rc<Self>, mutation: Mutation) -> Result<NamespaceReply, ErrorKind> {
+        self.begin(mutation).await.unwrap_or_else(|_| Err(ErrorKind::Io("the client is shutting down".into())))
+    }
+
+    fn begin(self: &Rc<Self>, mutation: Mutation) -> oneshot::Receiver<Result<NamespaceReply, ErrorKind>> {
+        let (sender, receiver) = oneshot::channel();
+        let this = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let owed = matches!(mutation, Mutation::ReleaseSizeCap { .. } | Mutation::AcknowledgeTruncate { .. });
+            let permits = if owed { &this.owed_permits } else { &this.permits };
+            let Ok(_permit) = permits.acquire().await else { return };
+            let number = this.numbers.borrow_mut().begin();
+            let reply = this.until_answered(number, mutation).await;
+            this.numbers.borrow_mut().answered(number);
+            // The caller may have gone away.
+            let _ = sender.send(reply);
+        });
+        receiver
     }
 }
 

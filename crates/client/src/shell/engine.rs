@@ -3,12 +3,13 @@
 use super::boot_time;
 use super::network::{DataCall, Network};
 use crate::core::{Action, AttemptId, DataCore, Event, FileKey, Operation, Outcome, RouteTable, Ticket};
+use crate::statistics::{Hop, Statistics};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use weft_proto::data::DataRequest;
 use weft_types::{BootTime, ErrorKind, NodeId};
@@ -34,6 +35,7 @@ pub struct Engine {
     wake_changed: Notify,
     map_wanted: Notify,
     fenced: Notify,
+    statistics: Statistics,
 }
 
 impl Engine {
@@ -49,6 +51,7 @@ impl Engine {
             wake_changed: Notify::new(),
             map_wanted: Notify::new(),
             fenced: Notify::new(),
+            statistics: Statistics::default(),
         });
         let weak = Rc::downgrade(&engine);
         tokio::task::spawn_local(async move {
@@ -131,7 +134,13 @@ impl Engine {
             _ => ATTEMPT_DEADLINE,
         };
         let engine = Rc::clone(self);
+        let (hop, sent) = (hop_of(&request), Instant::now());
+        let (session, operation) = request.asked_by();
+        tracing::debug!(%node, ?attempt, what = request.name(), %session, %operation, "asking");
         let on_answer = move |answer| {
+            if let Some(hop) = hop {
+                hop(&engine.statistics).took(sent.elapsed());
+            }
             let event = match answer {
                 Ok((result, payload)) => {
                     if let Err(error) = &result {
@@ -165,6 +174,10 @@ impl Engine {
 
     async fn sleep_until_changed(&self, longest: Duration) {
         let _ = tokio::time::timeout(longest, self.wake_changed.notified()).await;
+    }
+
+    pub const fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     /// Waits until some answer said that the map is old.
@@ -201,6 +214,16 @@ impl Engine {
 
     pub fn unanswered(&self) -> usize {
         self.core.borrow().unanswered()
+    }
+}
+
+/// Where the time of an exchange is counted.
+fn hop_of(request: &DataRequest) -> Option<fn(&Statistics) -> &Hop> {
+    match request {
+        DataRequest::Write(_) => Some(|s| &s.write_exchange),
+        DataRequest::Read(_) => Some(|s| &s.read_exchange),
+        DataRequest::Flush(_) => Some(|s| &s.flush_exchange),
+        _ => None,
     }
 }
 

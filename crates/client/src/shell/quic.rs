@@ -2,6 +2,7 @@
 
 use super::network::{DataAnswer, DataCall, LocalFuture, Network, NoAnswer};
 use crate::identity::Identity;
+use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,7 +16,7 @@ use weft_transport::quic::BindError;
 use weft_transport::{
     CallError, Channel, Connection, Endpoint, EndpointConfig, Hello, HelloRole, PeerHandle, PeerRole, Service,
 };
-use weft_types::{DataError, NodeId};
+use weft_types::{DataError, ErrorKind, NodeId};
 
 /// How long a request waits for a connection that is not up before it counts as unanswered. A handshake takes a few
 /// milliseconds; a dead node must not hold up the search for a live one.
@@ -93,7 +94,14 @@ impl Network for QuicNetwork {
         Box::pin(async move {
             let connection = up(&peer, deadline).await?;
             let answer = connection.call::<_, ControlReply>(Service::Control, &request, (), deadline).await;
-            answer.map(|(reply, _)| reply).map_err(|error| NoAnswer(error.to_string()))
+            match answer {
+                Ok((reply, _)) => Ok(reply),
+                Err(error) if error.is_final() => {
+                    tracing::error!(%address, %error, "a metadata request cannot be answered");
+                    Ok(ControlReply::Refused(ErrorKind::Io(format!("node at {address}: {error}"))))
+                }
+                Err(error) => Err(NoAnswer(error.to_string())),
+            }
         })
     }
 
@@ -117,9 +125,21 @@ fn channel_for(request: &DataRequest, payload_bytes: usize) -> Channel {
 }
 
 fn decode(result: Result<weft_transport::Message, CallError>) -> DataAnswer {
-    let message = result.map_err(|error| NoAnswer(error.to_string()))?;
-    let reply: Result<DataReply, DataError> = message.decode().map_err(|error| NoAnswer(error.to_string()))?;
-    Ok((reply, message.payload))
+    answered(result.and_then(|message| match message.decode() {
+        Ok(reply) => Ok((reply, message.payload)),
+        Err(_) => Err(CallError::MalformedReply),
+    }))
+}
+
+fn answered(result: Result<(Result<DataReply, DataError>, Bytes), CallError>) -> DataAnswer {
+    match result {
+        // Trying again for ever would hang the program that asked, and nobody would know why.
+        Err(error) if error.is_final() => {
+            tracing::error!(%error, "a data request cannot be answered");
+            Ok((Err(DataError::Malformed), Bytes::new()))
+        }
+        other => other.map_err(|error| NoAnswer(error.to_string())),
+    }
 }
 
 async fn up(peer: &PeerHandle, deadline: Duration) -> Result<Connection, NoAnswer> {
@@ -135,11 +155,24 @@ async fn up(peer: &PeerHandle, deadline: Duration) -> Result<Connection, NoAnswe
 async fn send_later(peer: PeerHandle, call: DataCall, on_answer: Box<dyn FnOnce(DataAnswer)>) {
     let DataCall { request, payload, deadline, .. } = call;
     let answer = match up(&peer, deadline).await {
-        Ok(connection) => connection
-            .call::<_, Result<DataReply, DataError>>(Service::Data, &request, payload, deadline)
-            .await
-            .map_err(|error| NoAnswer(error.to_string())),
+        Ok(connection) => answered(connection.call(Service::Data, &request, payload, deadline).await),
         Err(error) => Err(error),
     };
     on_answer(answer);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_proto::frame::Refusal;
+
+    #[test]
+    fn what_fares_the_same_again_is_an_answer_and_everything_else_is_none() {
+        for last in [CallError::MalformedReply, Refusal::Malformed.into(), Refusal::NoSuchService.into()] {
+            assert_eq!(answered(Err(last)).unwrap().0, Err(DataError::Malformed));
+        }
+        for passing in [CallError::DeadlinePassed { waited_ms: 1 }, Refusal::Busy.into(), Refusal::Dropped.into()] {
+            assert!(answered(Err(passing)).is_err());
+        }
+    }
 }

@@ -28,7 +28,14 @@ pub fn start(client: &Rc<Inner>) {
     tokio::task::spawn_local(heartbeats(Rc::downgrade(client)));
     tokio::task::spawn_local(follow_map(Rc::downgrade(client)));
     tokio::task::spawn_local(fetch_wanted_maps(Rc::downgrade(client)));
+    tokio::task::spawn_local(watch(Rc::downgrade(client)));
     tokio::task::spawn_local(commit_sizes(Rc::downgrade(client)));
+}
+
+/// A fenced session takes no newer map and never lives again: it asks for nothing more. (A map that is newer than the one
+/// it keeps would be answered at once, again and again.)
+fn in_use(client: &Rc<Inner>) -> bool {
+    client.is_open() && !client.engine.is_fenced()
 }
 
 async fn heartbeats(client: Weak<Inner>) {
@@ -36,7 +43,7 @@ async fn heartbeats(client: Weak<Inner>) {
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        let Some(client) = client.upgrade().filter(|c| c.is_open()) else { return };
+        let Some(client) = client.upgrade().filter(in_use) else { return };
         let sent = boot_time();
         let request =
             ControlRequest::SessionHeartbeat { session: client.session, low_water: client.mutations.low_water() };
@@ -58,7 +65,7 @@ async fn heartbeats(client: Weak<Inner>) {
 /// Holds a poll open at the leader, so that a new map arrives as soon as it is committed.
 async fn follow_map(client: Weak<Inner>) {
     loop {
-        let Some(client) = client.upgrade().filter(|c| c.is_open()) else { return };
+        let Some(client) = client.upgrade().filter(in_use) else { return };
         let have = client.engine.with_routes(RouteTable::version);
         let wait_ms = u32::try_from(MAP_POLL_WAIT.as_millis()).unwrap_or(u32::MAX);
         let request = ControlRequest::GetMap { volume: Some(client.volume), have, wait_ms };
@@ -76,10 +83,35 @@ async fn follow_map(client: Weak<Inner>) {
     }
 }
 
+/// Holds a watch open at the leader: what others want of this session arrives at once.
+async fn watch(client: Weak<Inner>) {
+    let mut seen = 0;
+    loop {
+        let Some(client) = client.upgrade().filter(|c| c.is_open()) else { return };
+        let wait_ms = u32::try_from(MAP_POLL_WAIT.as_millis()).unwrap_or(u32::MAX);
+        let request = ControlRequest::Watch { session: client.session, seen, wait_ms };
+        let poll = client.control.try_once(request, MAP_POLL_WAIT + Duration::from_secs(2));
+        let reply = tokio::select! {
+            reply = poll => reply,
+            () = client.control.leader_moved() => Err("the leader moved".into()),
+        };
+        match reply {
+            Ok(ControlReply::Notices { upto, notices }) => {
+                // After a quiet time everything that is still owed is heard of again: nothing may be forgotten here.
+                seen = if notices.is_empty() { 0 } else { seen.max(upto) };
+                for notice in notices {
+                    client.noticed(notice);
+                }
+            }
+            Ok(_) | Err(_) => tokio::time::sleep(MAP_FETCH_PAUSE).await,
+        }
+    }
+}
+
 /// Fetches a map out of turn: some node routes by a newer one, or operations hang.
 async fn fetch_wanted_maps(client: Weak<Inner>) {
     loop {
-        let Some(client) = client.upgrade().filter(|c| c.is_open()) else { return };
+        let Some(client) = client.upgrade().filter(in_use) else { return };
         let wanted = tokio::time::timeout(STALL_CHECK_INTERVAL, client.engine.map_wanted()).await.is_ok();
         if !wanted && !client.engine.is_stalled(STALLED_AFTER) {
             continue;

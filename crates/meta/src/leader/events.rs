@@ -4,7 +4,7 @@ use crate::command::Command;
 use crate::records::{ReclaimItem, SizeRecovery};
 use weft_proto::control::{ChangeSetRequest, NodeHeartbeat};
 use weft_types::map::ClusterMap;
-use weft_types::{ErrorKind, MapVersion, NodeId, ObjectId, SessionId, TruncateGeneration, VolumeId};
+use weft_types::{ErrorKind, InodeNumber, MapVersion, NodeId, ObjectId, SessionId, TruncateGeneration, VolumeId};
 
 /// Names a request whose answer is outstanding; drawn by the shell.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -23,6 +23,27 @@ pub struct Facts {
     /// First deletions in progress, oldest objects first, at most `MAX_RECLAIMS_LISTED`.
     pub reclaims: Vec<ReclaimItem>,
     pub size_recoveries: Vec<SizeRecovery>,
+    /// At most `MAX_DEBTS_LISTED`.
+    pub debts: Vec<Debt>,
+}
+
+/// What a session was asked for by its notices and has not done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Debt {
+    pub session: SessionId,
+    pub volume: VolumeId,
+    pub inode: InodeNumber,
+    pub kind: DebtKind,
+    /// Tells it from an earlier one of the same kind.
+    pub number: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DebtKind {
+    /// Give up the size cap.
+    SizeCap,
+    /// Acknowledge a truncation.
+    Acknowledgement,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

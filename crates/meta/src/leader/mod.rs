@@ -19,7 +19,7 @@ mod rounds;
 mod sessions;
 mod work;
 
-pub use events::{Facts, LeaderAction, LeaderEvent, Reclaimed, RoundId, SessionFact, Ticket};
+pub use events::{Debt, DebtKind, Facts, LeaderAction, LeaderEvent, Reclaimed, RoundId, SessionFact, Ticket};
 
 use crate::command::Command;
 use crate::groups::Liveness;

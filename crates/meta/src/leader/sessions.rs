@@ -1,12 +1,12 @@
 //! Leases of sessions: when one has lapsed, when it is struck, when its fence is complete (design 4.4).
 
-use super::events::Facts;
+use super::events::{Debt, Facts};
 use super::nodes::NodeLeases;
 use super::{Proposer, Topic};
 use crate::command::Command;
 use crate::mutants::{Mutant, planted};
 use std::collections::BTreeMap;
-use weft_types::limits::{LEASE_MARGIN, SESSION_ABANDONED, SESSION_TTL};
+use weft_types::limits::{LEASE_MARGIN, RECALL_DEADLINE, SESSION_ABANDONED, SESSION_TTL};
 use weft_types::{BootTime, SessionId};
 
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,8 @@ struct SessionLease {
 #[derive(Debug)]
 pub(super) struct SessionLeases {
     leases: BTreeMap<SessionId, SessionLease>,
+    /// Since when this leader knows of what a session owes, by the debt's number.
+    debts: BTreeMap<(SessionId, u64), BootTime>,
     /// Highest id known; one above was opened by a command that is not in the facts yet.
     highest: SessionId,
 }
@@ -36,7 +38,7 @@ pub(super) enum NoAnswer {
 impl SessionLeases {
     /// A new leader waits a whole TTL before it calls a session lapsed (attack new-leader-haste).
     pub fn begin(facts: &Facts, now: BootTime) -> Self {
-        let mut leases = Self { leases: BTreeMap::new(), highest: SessionId(0) };
+        let mut leases = Self { leases: BTreeMap::new(), debts: BTreeMap::new(), highest: SessionId(0) };
         leases.sync(facts, if planted(Mutant::HastyLeader) { BootTime::ZERO } else { now });
         leases
     }
@@ -50,6 +52,9 @@ impl SessionLeases {
             let fresh = SessionLease { answered: now, wanted: false, evicted: false, condemned: false, struck };
             self.leases.entry(session).or_insert(fresh).struck = struck;
         }
+        let debt = |d: &Debt| (d.session, d.number);
+        let debts = facts.debts.iter().map(|d| (debt(d), self.debts.get(&debt(d)).copied().unwrap_or(now)));
+        self.debts = debts.collect();
     }
 
     pub fn receive(&self, session: SessionId) -> Result<(), NoAnswer> {
@@ -92,7 +97,11 @@ impl SessionLeases {
         for (session, lease) in self.leases.iter_mut().filter(|(_, lease)| !lease.struck) {
             let silent_for = now.since(lease.answered);
             let lapsed = silent_for >= SESSION_TTL + LEASE_MARGIN;
-            let asked = lease.wanted || planted(Mutant::StrikeLapsed);
+            let mut owed = self.debts.range((*session, 0)..=(*session, u64::MAX)).map(|(_, since)| *since).peekable();
+            let asked = lease.wanted || owed.peek().is_some() || planted(Mutant::StrikeLapsed);
+            // A live one that was asked for its cap has had time to give it up (decision 0014).
+            lease.condemned |=
+                owed.any(|since| now.since(since) >= RECALL_DEADLINE) && !planted(Mutant::NoRecallDeadline);
             if lease.condemned || lease.evicted || (lapsed && asked) || silent_for >= SESSION_ABANDONED {
                 lease.condemned = true;
                 propose.propose(Topic::Strike(*session), Command::StrikeSession { session: *session });

@@ -1,8 +1,9 @@
 //! Background work that the leader hands out: deletions, sizes to collect after a fence, volumes to purge.
 
-use super::events::{Facts, LeaderAction, Reclaimed};
+use super::events::{Debt, DebtKind, Facts, LeaderAction, Reclaimed};
 use super::{Proposer, Topic};
 use crate::command::Command;
+use crate::mutants::{Mutant, planted};
 use crate::records::{ReclaimItem, ReclaimWhat, SizeRecovery};
 use std::collections::BTreeMap;
 use weft_types::limits::{CUT_GRACE, MAX_PURGE_RECORDS, MAX_RECLAIMS_RUNNING, PURGE_PAUSE, WORK_RETRY};
@@ -36,13 +37,22 @@ const fn size_key(recovery: &SizeRecovery) -> SizeKey {
     (recovery.volume, recovery.inode, recovery.generation)
 }
 
+/// Whether some session may still work on the contents as they were before this truncation: what it wrote late would
+/// come back. (Decision 0013.)
+fn is_owed(item: &ReclaimItem, facts: &Facts) -> bool {
+    item.truncated_inode().is_some_and(|inode| {
+        let of_item = |debt: &&Debt| (debt.volume, debt.inode) == (item.volume, inode);
+        facts.debts.iter().filter(of_item).any(|debt| debt.kind == DebtKind::Acknowledgement)
+    })
+}
+
 impl Work {
     pub fn sync(&mut self, facts: &Facts, now: BootTime) {
         let mut reclaims = BTreeMap::new();
         for item in &facts.reclaims {
             // A cut is its client's to carry out; the leader steps in when that takes long.
             let begin = match item.what {
-                ReclaimWhat::Object => now,
+                ReclaimWhat::Object | ReclaimWhat::Replaced { .. } => now,
                 ReclaimWhat::Cut { .. } => now + CUT_GRACE,
             };
             let key = key_of(item);
@@ -84,6 +94,9 @@ impl Work {
     fn run_reclaims(&mut self, facts: &Facts, now: BootTime, propose: &mut Proposer<'_>) {
         let mut running = self.reclaims.values().filter(|s| **s == State::Running).count();
         for item in &facts.reclaims {
+            if is_owed(item, facts) && !planted(Mutant::CutBeforeAcknowledged) {
+                continue;
+            }
             let key = key_of(item);
             match self.reclaims.get_mut(&key) {
                 Some(state @ State::Due(_)) if running < MAX_RECLAIMS_RUNNING => {

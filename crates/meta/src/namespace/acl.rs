@@ -121,6 +121,13 @@ pub(super) fn follow_mode(space: &mut Space<'_, '_>, number: InodeNumber, inode:
     Ok(())
 }
 
+/// Whether a new inode has its permissions from its directory's default ACL, or from its mode and the umask.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inherited {
+    Nothing,
+    DefaultAcl,
+}
+
 /// What is made in a directory with a default ACL inherits it, limited by the mode it was made with.
 pub(super) fn inherit(
     space: &mut Space<'_, '_>,
@@ -128,16 +135,16 @@ pub(super) fn inherit(
     directory: &InodeRecord,
     number: InodeNumber,
     inode: &mut InodeRecord,
-) -> Result<(), Fault> {
+) -> Result<Inherited, Fault> {
     if directory.xattrs == 0 || inode.kind == FileKind::Symlink {
-        return Ok(());
+        return Ok(Inherited::Nothing);
     }
     let Some(default) = space.txn.fetch::<Vec<u8>>(&keys::xattr(space.volume, parent, DEFAULT))? else {
-        return Ok(());
+        return Ok(Inherited::Nothing);
     };
     let mut entries = parse(&default)?;
     if entries.is_empty() {
-        return Ok(());
+        return Ok(Inherited::Nothing);
     }
     if inode.kind == FileKind::Directory {
         add(space, number, inode, DEFAULT, &default)?;
@@ -152,7 +159,7 @@ pub(super) fn inherit(
     if entries.iter().any(|e| ![USER_OBJ, GROUP_OBJ, OTHER].contains(&e.tag)) {
         add(space, number, inode, ACCESS, &format(&entries))?;
     }
-    Ok(())
+    Ok(Inherited::DefaultAcl)
 }
 
 fn add(

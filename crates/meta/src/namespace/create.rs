@@ -27,7 +27,11 @@ pub(super) fn create(space: &mut Space<'_, '_>, parent: InodeNumber, wish: &Wish
     let mut inode = make(space, parent, wish)?;
     inherit_owner(&mut inode, &directory, wish);
     let number = space.new_inode_number()?;
-    acl::inherit(space, parent, &directory, number, &mut inode)?;
+    if acl::inherit(space, parent, &directory, number, &mut inode)? == acl::Inherited::Nothing
+        && inode.kind != FileKind::Symlink
+    {
+        inode.mode &= !(wish.credentials.umask & 0o777);
+    }
     space.insert_entry((parent, &mut directory), wish.name, number)?;
     if inode.kind == FileKind::Directory {
         add_link(&mut directory)?;

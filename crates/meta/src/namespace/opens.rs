@@ -1,12 +1,13 @@
 //! Who has what open, and who alone knows a file's size (design 7 size).
 
 use super::space::{Space, file_record};
+use super::{caps, notices};
 use crate::keys;
-use crate::mutants::{Mutant, planted};
+use crate::locks;
 use crate::records::{InodeBody, SizeRecovery};
 use crate::txn::{Fault, Txn};
 use crate::view::View as _;
-use weft_proto::namespace::NamespaceReply;
+use weft_proto::namespace::{NamespaceReply, OtherSessions};
 use weft_types::limits::MAX_OPENS_PER_SESSION;
 use weft_types::{ErrorKind, FileKind, InodeNumber, SessionId, VolumeId};
 
@@ -25,11 +26,21 @@ pub(crate) enum Ending {
     Fenced,
 }
 
+/// What a session that opens a file for writing may do without asking again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expectation {
+    /// The file is there and will probably keep its size.
+    KeepsSize,
+    /// It is new or was emptied, and will be filled.
+    Grows,
+}
+
 pub(super) fn open(
     space: &mut Space<'_, '_>,
     session: SessionId,
     number: InodeNumber,
     access: Access,
+    expectation: Expectation,
 ) -> Result<NamespaceReply, Fault> {
     let mut inode = space.load(number)?;
     if access == Access::Write && inode.kind == FileKind::Directory {
@@ -40,24 +51,31 @@ pub(super) fn open(
         count_open(space, session)?;
         inode.open_sessions += 1;
         space.txn.put(key, &())?;
+        space.txn.put(keys::opener(space.volume, number, session), &())?;
     }
-    let mut size_cap = false;
     if access == Access::Write
-        && let InodeBody::File { size_unknown, written, .. } = &mut inode.body
+        && let InodeBody::File { written, .. } = &mut inode.body
     {
         *written = true;
         match inode.size_cap {
+            // A writer need not make the file longer: the holder is left alone, unless it is gone.
             Some(holder) if holder != session => space.txn.want_session(holder),
             // Until the size that a fenced holder left is collected, nobody may grow the file from a wrong one.
-            None if *size_unknown && !planted(Mutant::SizeLostOnFence) => {}
+            None if !caps::is_free(&inode) || !inode.cap_queue.is_empty() => {}
             _ => {
                 inode.size_cap = Some(session);
-                size_cap = true;
+                let room = match expectation {
+                    Expectation::KeepsSize => inode.size_bytes,
+                    Expectation::Grows => caps::room_for(inode.size_bytes),
+                };
+                inode.max_size_bytes = inode.max_size_bytes.max(inode.size_bytes).max(room);
             }
         }
     }
     space.store(number, &inode)?;
-    Ok(NamespaceReply::Opened { record: file_record(number, &inode), size_cap })
+    let size_cap = inode.size_cap == Some(session);
+    let record = file_record(number, &inode);
+    Ok(NamespaceReply::Opened { record, size_cap, others: OtherSessions::NothingToSay })
 }
 
 /// Counts a further open of the session against its limit.
@@ -90,19 +108,23 @@ pub(crate) fn release(
     let mut window: crate::records::RequestWindow = txn.require(&window_key)?;
     window.opens = window.opens.saturating_sub(1);
     txn.put(window_key, &window)?;
+    locks::drop_session(txn, locks::Place { volume, inode: number }, session)?;
     let mut space = Space::new(txn, volume);
     let Some(mut inode) = space.find(number)? else { return Ok(()) };
     inode.open_sessions = inode.open_sessions.saturating_sub(1);
-    if inode.size_cap == Some(session) {
-        inode.size_cap = None;
-        if ending == Ending::Fenced
-            && let InodeBody::File { size_unknown, .. } = &mut inode.body
-        {
-            *size_unknown = true;
-            let recovery = SizeRecovery { volume, inode: number, object: inode.object, generation: inode.generation };
-            space.txn.put(keys::size_recovery(volume, number), &recovery)?;
-            space.txn.touch_work();
-        }
+    space.txn.remove(keys::opener(volume, number, session));
+    let may_have_grown = inode.size_cap == Some(session) && inode.max_size_bytes > inode.size_bytes;
+    if may_have_grown
+        && ending == Ending::Fenced
+        && let InodeBody::File { size_unknown, .. } = &mut inode.body
+    {
+        *size_unknown = true;
+        let (object, generation, max_bytes) = (inode.object, inode.generation, inode.max_size_bytes);
+        let recovery = SizeRecovery { volume, inode: number, object, generation, max_bytes };
+        space.txn.put(keys::size_recovery(volume, number), &recovery)?;
+        space.txn.touch_work();
     }
+    caps::give_up(&mut space, session, (number, &mut inode))?;
+    notices::forget(&mut space, session, number)?;
     space.store_or_drop(number, &inode)
 }

@@ -3,7 +3,8 @@
 use super::space::{check_name, file_record};
 use crate::codec;
 use crate::keys;
-use crate::records::{EntryRecord, InodeBody, InodeRecord, VolumeUsageRecord};
+use crate::locks;
+use crate::records::{EntryRecord, InodeBody, InodeRecord, NoticeRecord, VolumeUsageRecord};
 use crate::view::{StateError, View};
 use weft_proto::namespace::{DirectoryEntry, FileRecord, NamespaceReply, Query};
 use weft_types::limits::MAX_DIRECTORY_PAGE;
@@ -72,11 +73,39 @@ fn answer(view: &dyn View, volume: VolumeId, query: &Query) -> Result<NamespaceR
             let pairs = view.scan(&prefix, &keys::after_prefix(&prefix), usize::MAX)?;
             Ok(NamespaceReply::XattrNames(pairs.into_iter().map(|(key, _)| key[prefix.len()..].to_vec()).collect()))
         }
+        Query::LockConflict { inode, session, owner, range, kind } => {
+            let found = locks::conflict(view, (volume, *inode), (*session, *owner), *range, *kind)??;
+            Ok(NamespaceReply::LockConflict(found))
+        }
         Query::VolumeUsage => {
             let usage: Option<VolumeUsageRecord> = codec::fetch(view, &keys::usage(volume))?;
             Ok(NamespaceReply::Usage { volume, inodes: usage.ok_or(ErrorKind::NotFound)?.inodes })
         }
+        Query::TruncationUnknownTo { inode } => {
+            Ok(NamespaceReply::Sessions(truncation_unknown_to(view, volume, *inode)?))
+        }
     }
+}
+
+/// Sessions that have the inode open and have not acknowledged its last truncation.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn truncation_unknown_to(
+    view: &dyn View,
+    volume: VolumeId,
+    inode: InodeNumber,
+) -> Result<Vec<SessionId>, StateError> {
+    let prefix = keys::openers_of(volume, inode);
+    let mut unknown = Vec::new();
+    for (key, _) in view.scan(&prefix, &keys::after_prefix(&prefix), usize::MAX)? {
+        let session = SessionId(keys::last_u64(&key));
+        let notice: Option<NoticeRecord> = codec::fetch(view, &keys::notice(session, inode))?;
+        if notice.is_some_and(|n| n.truncated.is_some()) {
+            unknown.push(session);
+        }
+    }
+    Ok(unknown)
 }
 
 fn load(view: &dyn View, volume: VolumeId, inode: InodeNumber) -> Result<InodeRecord, Fault> {

@@ -5,7 +5,7 @@ use crate::mutants::{Mutant, planted};
 use crate::reclaim;
 use crate::records::{EntryRecord, InodeBody, InodeRecord, VolumeUsageRecord};
 use crate::txn::{Fault, Txn};
-use weft_proto::namespace::FileRecord;
+use weft_proto::namespace::{FileRecord, SizeKnowledge};
 use weft_types::limits::{MAX_LINKS, MAX_NAME_BYTES};
 use weft_types::{Attributes, ErrorKind, FileKind, InodeNumber, ObjectId, Timestamp, TruncateGeneration, VolumeId};
 
@@ -199,6 +199,18 @@ pub(crate) fn file_record(inode: InodeNumber, record: &InodeRecord) -> FileRecor
         },
         object: record.object,
         generation: record.generation,
+        knowledge: knowledge(record),
+    }
+}
+
+/// Who may know a larger size. A holder without room cannot have made the file longer.
+fn knowledge(record: &InodeRecord) -> SizeKnowledge {
+    match (&record.body, record.size_cap) {
+        (InodeBody::File { size_unknown: true, .. }, None) => SizeKnowledge::Collecting,
+        (InodeBody::File { .. }, Some(session)) if record.max_size_bytes > record.size_bytes => {
+            SizeKnowledge::Holder { session, max_size_bytes: record.max_size_bytes }
+        }
+        _ => SizeKnowledge::Exact,
     }
 }
 
@@ -220,6 +232,8 @@ pub(crate) fn blank(kind: FileKind, body: InodeBody, now: Timestamp) -> InodeRec
         generation: TruncateGeneration(0),
         open_sessions: 0,
         size_cap: None,
+        max_size_bytes: 0,
+        cap_queue: Vec::new(),
         xattrs: 0,
         xattr_bytes: 0,
         body,

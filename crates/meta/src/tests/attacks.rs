@@ -5,11 +5,11 @@ use super::world::{PG, World, create, disk};
 use super::{Outcome, must};
 use crate::command::{Command, CommandReply, SetRefusal};
 use crate::leader::{LeaderAction, LeaderEvent};
-use weft_proto::control::SetChange;
-use weft_proto::namespace::{AttributeChange, Mutation, NewInode, TimeChange};
+use weft_proto::control::{NothingLost, RegisterDisk, SetChange};
+use weft_proto::namespace::{AttributeChange, Mutation, NewInode, Room, TimeChange};
 use weft_types::limits::{LOSSLESS_WAIT, NODE_LEASE, SESSION_TTL};
 use weft_types::map::{Member, MemberState};
-use weft_types::{DiskId, ErrorKind, InodeNumber, NodeId, TruncateGeneration, VolumeId};
+use weft_types::{DiskId, ErrorKind, InodeNumber, NodeId, SessionOwner, TruncateGeneration, VolumeId};
 
 const ROOT: InodeNumber = InodeNumber::ROOT;
 
@@ -182,6 +182,42 @@ pub(super) fn empty_raft_store() -> Outcome {
     w.verdict()
 }
 
+/// Without a majority a node asks for its incarnation again and again; when the majority is back, all the copies are
+/// committed. It once counted as a restart each time, without proof, and what was not flushed as lost.
+pub(super) fn a_registration_asked_again() -> Outcome {
+    let mut w = World::with_group(3, 3);
+    let b = w.backups()[0];
+    let ran = w.incarnation(b);
+    let disks = vec![RegisterDisk { disk: disk(b), capacity_bytes: 100 << 30, proof: Some(NothingLost { of: ran }) }];
+    let first = w.register_disks(b, ran.0, disks.clone());
+    let again = w.register_again(b, ran.0, disks);
+    let incarnation = |reply: &CommandReply| match reply {
+        CommandReply::Registered { incarnation, .. } => Some(*incarnation),
+        _ => None,
+    };
+    must!(incarnation(&first).is_some() && incarnation(&first) == incarnation(&again), "{first:?}, then {again:?}");
+    let lossy = w.pg().members.iter().any(|m| matches!(m.state, MemberState::InSync { lossy: true, .. }));
+    must!(!lossy, "asking again made a replica lossy: {:?}", w.pg().members);
+    w.verdict()
+}
+
+/// Simulator, seeds 235, 271 and 325: the request of a start that got no answer is committed after that of the next start.
+/// The node then keeps an incarnation that is not the last one given.
+#[test]
+fn a_late_registration_of_an_earlier_start_locks_nobody_out() {
+    let mut w = World::with_group(3, 3);
+    let b = w.backups()[0];
+    let ran = w.incarnation(b).0;
+    let CommandReply::Registered { incarnation: kept, .. } = w.register(b, ran, None) else { panic!("not registered") };
+    let CommandReply::Registered { incarnation: late, .. } = w.register(b, ran, None) else { panic!("not registered") };
+    assert!(late > kept);
+    let reply = w.register(b, kept.0, None);
+    assert!(matches!(reply, CommandReply::Registered { .. }), "the node that kept {kept} is refused: {reply:?}");
+    // A copy of the store from before all that is an old copy.
+    let reply = w.register(b, ran, None);
+    assert!(matches!(reply, CommandReply::Refused(_)), "an old copy of the store was accepted: {reply:?}");
+}
+
 pub(super) fn fsync_then_fine() -> Outcome {
     let mut w = World::with_group(3, 3);
     let b = w.backups()[0];
@@ -293,6 +329,20 @@ fn proposes_death(action: &LeaderAction) -> bool {
     matches!(action, LeaderAction::Propose(Command::NodeDead { .. } | Command::StrikeSession { .. }))
 }
 
+/// A member of the cluster names the session of another one, whose number is easy to guess.
+pub(super) fn a_session_of_somebody_else() -> Outcome {
+    let mut w = World::with_group(3, 3);
+    let (mine, thief) = (SessionOwner(1), SessionOwner(2));
+    let session = w.session_of(mine);
+    let may = |w: &World, owner| crate::read::speaks_for(&w.view, owner, session).map_err(|e| e.to_string());
+    must!(may(&w, mine)?, "the owner may not speak for its session");
+    must!(!may(&w, thief)?, "a session is open to everybody");
+    // What it says then is refused for being of a fenced session, whoever it is.
+    w.run(Command::CloseSession { session });
+    must!(may(&w, thief)?, "a session that is no more has an owner");
+    Ok(())
+}
+
 pub(super) fn lapsed_not_struck() -> Outcome {
     let mut w = World::with_group(3, 3);
     let s = w.session();
@@ -305,8 +355,13 @@ pub(super) fn lapsed_not_struck() -> Outcome {
         must!(!actions.iter().any(proposes_death), "struck although nobody asked: {actions:?}");
     }
     must!(clock.session_is_answered(s), "a lapsed session that was not struck cannot resume");
-    let commit =
-        Mutation::CommitSize { inode: f, generation: TruncateGeneration(0), size_bytes: 9, modified: TimeChange::Now };
+    let commit = Mutation::CommitSize {
+        inode: f,
+        generation: TruncateGeneration(0),
+        size_bytes: 9,
+        modified: TimeChange::Now,
+        room: Room::Keep,
+    };
     must!(w.mutate(s, commit).is_ok() && w.size(f) == 9, "its size is lost");
     // Now it lapses again, and another host wants to grow the file.
     for _ in 0..16 {
@@ -326,7 +381,8 @@ pub(super) fn size_before_fence() -> Outcome {
     let mut w = World::with_group(3, 3);
     let (s, t) = (w.session(), w.session());
     let f = w.make(s, ROOT, "f", NewInode::Regular).map_err(|e| e.to_string())?;
-    must!(w.open(s, f, true) == Ok(true), "no size cap");
+    must!(w.open(s, f, true) == Ok(true) && w.acquire(s, f, 4096) == Ok(true), "no size cap");
+    must!(w.open(t, f, false) == Ok(false), "cannot open");
     w.run(Command::StrikeSession { session: s });
     must!(w.open(t, f, true) == Ok(false), "the cap is free before every node has acknowledged the fence");
     let waiting = crate::read::facts(&w.view).map_err(|e| e.to_string())?.size_recoveries;
@@ -356,6 +412,7 @@ pub(super) fn size_of_old_generation() -> Outcome {
         generation: TruncateGeneration(0),
         size_bytes,
         modified: TimeChange::Now,
+        room: Room::Keep,
     };
     must!(w.mutate(s, commit(1 << 20)).is_ok(), "a holder cannot commit its size");
     let change = AttributeChange { size_bytes: Some(4096), ..AttributeChange::default() };

@@ -8,7 +8,7 @@ use weft_proto::admin::TokenRole;
 use weft_proto::namespace::{Mutation, NewInode};
 use weft_types::limits::{MAX_EVENTS, MAX_REMEMBERED_REPLIES};
 use weft_types::map::NodeState;
-use weft_types::{ClusterId, ErrorKind, InodeNumber, NodeId, RequestNumber, VolumeId};
+use weft_types::{ClusterId, ErrorKind, InodeNumber, NodeId, RequestNumber, SessionOwner, VolumeId};
 
 fn refused(reply: CommandReply) -> String {
     match reply {
@@ -106,7 +106,12 @@ fn a_volume_is_deleted_in_bounded_steps_and_its_name_is_free_afterwards() {
     assert!(refused(w.run(delete.clone())).contains("mounted on host"));
     w.run(Command::CloseSession { session: s });
     assert_eq!(w.run(delete), CommandReply::Done);
-    let open = Command::OpenSession { volume_name: "v".to_owned(), host: String::new(), mount_point: String::new() };
+    let open = Command::OpenSession {
+        owner: SessionOwner(1),
+        volume_name: "v".to_owned(),
+        host: String::new(),
+        mount_point: String::new(),
+    };
     assert!(matches!(w.run(open), CommandReply::Refused(ErrorKind::Busy(_))));
     let purge = Command::PurgeVolume { volume: VolumeId(1), max_records: 10 };
     let mut steps = 1;

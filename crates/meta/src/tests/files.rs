@@ -6,8 +6,8 @@ use crate::command::Command;
 use crate::read;
 use crate::records::ReclaimWhat;
 use weft_proto::namespace::{
-    AttributeChange, Credentials, DirectoryEntry, Mutation, NamespaceReply, NewInode, Query, RenameMode, TimeChange,
-    XattrMode,
+    AttributeChange, Credentials, DirectoryEntry, Mutation, NamespaceReply, NewInode, Query, RenameMode, Room,
+    TimeChange, XattrMode,
 };
 use weft_types::limits::{MAX_FILE_BYTES, MAX_LINKS};
 use weft_types::{Attributes, ErrorKind, FileKind, InodeNumber, SessionId, Timestamp, TruncateGeneration, VolumeId};
@@ -59,7 +59,7 @@ fn truncate(inode: InodeNumber, size_bytes: u64) -> Mutation {
 
 fn commit(inode: InodeNumber, generation: u64, size_bytes: u64) -> Mutation {
     let generation = TruncateGeneration(generation);
-    Mutation::CommitSize { inode, generation, size_bytes, modified: TimeChange::Now }
+    Mutation::CommitSize { inode, generation, size_bytes, modified: TimeChange::Now, room: Room::Keep }
 }
 
 pub(super) fn unlinked_while_open() -> Outcome {
@@ -109,6 +109,25 @@ pub(super) fn cookies_are_never_reused() -> Outcome {
     w.verdict()
 }
 
+#[test]
+fn the_time_of_a_write_is_told_late_and_moves_no_time_twice() {
+    let (mut w, s) = mounted();
+    let f = w.make(s, ROOT, "f", NewInode::Regular).unwrap();
+    w.open(s, f, true).unwrap();
+    let made = stat(&w, f).changed;
+    let told = |seconds| {
+        let written = Timestamp { seconds, nanoseconds: 7 };
+        let (generation, modified, room) = (TruncateGeneration(0), TimeChange::To(written), Room::Keep);
+        (written, Mutation::CommitSize { inode: f, generation, size_bytes: 1, modified, room })
+    };
+    // Whoever looked between the write and this command was shown these times by the writer's host.
+    let (written, commit) = told(made.seconds + 50);
+    w.mutate(s, commit).unwrap();
+    assert_eq!((stat(&w, f).modified, stat(&w, f).changed), (written, written));
+    let (earlier, commit) = told(made.seconds + 20);
+    w.mutate(s, commit).unwrap();
+    assert_eq!((stat(&w, f).modified, stat(&w, f).changed), (earlier, written), "ctime went back");
+}
 #[test]
 fn an_unlinked_file_stays_while_a_session_has_it_open() {
     unlinked_while_open().unwrap();
@@ -254,7 +273,7 @@ fn a_shrink_is_a_cut_in_progress_until_it_is_finished() {
     let f = w.make(s, ROOT, "f", NewInode::Regular).unwrap();
     w.open(s, f, true).unwrap();
     w.mutate(s, commit(f, 0, 1 << 20)).unwrap();
-    let Ok(NamespaceReply::Changed { record, cut }) = w.mutate(s, truncate(f, 4096)) else { panic!("not changed") };
+    let Ok(NamespaceReply::Changed { record, cut, .. }) = w.mutate(s, truncate(f, 4096)) else { panic!("not changed") };
     assert_eq!((cut, record.generation), (Some(4096), TruncateGeneration(1)));
     let items = read::reclaims(&w.view, 9).unwrap();
     assert!(matches!(items[0].what, ReclaimWhat::Cut { size_bytes: 4096, .. }), "{items:?}");
@@ -263,14 +282,14 @@ fn a_shrink_is_a_cut_in_progress_until_it_is_finished() {
     assert_eq!(w.size(f), 1 << 20, "a refused change leaves no trace");
     w.mutate(s, Mutation::FinishTruncate { inode: f, generation: TruncateGeneration(1) }).unwrap();
     assert!(read::reclaims(&w.view, 9).unwrap().is_empty());
-    let Ok(NamespaceReply::Changed { record, cut }) = w.mutate(s, truncate(f, 512)) else { panic!("not changed") };
+    let Ok(NamespaceReply::Changed { record, cut, .. }) = w.mutate(s, truncate(f, 512)) else { panic!("not changed") };
     assert_eq!((cut, record.generation), (Some(512), TruncateGeneration(2)));
     let old = record.object;
-    let Ok(NamespaceReply::Changed { record, cut }) = w.mutate(s, truncate(f, 0)) else { panic!("not changed") };
+    let Ok(NamespaceReply::Changed { record, cut, .. }) = w.mutate(s, truncate(f, 0)) else { panic!("not changed") };
     assert_eq!(cut, None);
     assert_ne!(record.object, old, "the object was not swapped");
     let items = read::reclaims(&w.view, 9).unwrap();
-    assert_eq!((items.len(), items[0].object, items[0].what), (1, old, ReclaimWhat::Object));
+    assert_eq!((items.len(), items[0].object, items[0].what), (1, old, ReclaimWhat::Replaced { inode: f }));
     // A late word about the cut does not end the deletion of the whole object.
     w.run(Command::ReclaimDone { volume: VolumeId(1), object: old, generation: TruncateGeneration(2) });
     assert_eq!(read::reclaims(&w.view, 9).unwrap().len(), 1);
@@ -295,7 +314,7 @@ fn opening_with_truncation_swaps_the_object_once_there_may_be_data() {
     let (mut w, s) = mounted();
     let f = w.make(s, ROOT, "f", NewInode::Regular).unwrap();
     let open = Mutation::Open { inode: f, write: true, truncate: true };
-    let Ok(NamespaceReply::Opened { record: first, size_cap: true }) = w.mutate(s, open.clone()) else {
+    let Ok(NamespaceReply::Opened { record: first, size_cap: true, .. }) = w.mutate(s, open.clone()) else {
         panic!("open")
     };
     assert!(read::reclaims(&w.view, 9).unwrap().is_empty());
@@ -367,6 +386,29 @@ fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
         value.extend(id.to_le_bytes());
     }
     value
+}
+
+#[test]
+fn the_umask_counts_where_no_default_acl_does() {
+    let (mut w, s) = mounted();
+    let credentials = Credentials { uid: 1000, gid: 100, umask: 0o027 };
+    let make = |w: &mut World, parent, name: &str, new| {
+        let mutation = Mutation::Create { parent, name: name.into(), new, mode: 0o4777, credentials, open: false };
+        match w.mutate(s, mutation) {
+            Ok(NamespaceReply::Record(record)) => record.attributes,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(make(&mut w, ROOT, "f", NewInode::Regular).mode, 0o4750);
+    assert_eq!(make(&mut w, ROOT, "l", NewInode::Symlink { target: b"f".into() }).mode & 0o777, 0o777);
+    let directory = make(&mut w, ROOT, "d", NewInode::Directory);
+    assert_eq!(directory.mode & 0o777, 0o750);
+    let none = u32::MAX;
+    let value = acl(&[(1, 7, none), (4, 7, none), (0x20, 5, none)]);
+    let name = b"system.posix_acl_default".to_vec();
+    let mode = XattrMode::CreateOrReplace;
+    w.mutate(s, Mutation::SetXattr { inode: directory.inode, name, value, mode }).unwrap();
+    assert_eq!(make(&mut w, directory.inode, "f", NewInode::Regular).mode & 0o777, 0o775);
 }
 
 #[test]

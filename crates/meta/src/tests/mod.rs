@@ -2,10 +2,14 @@
 //! with a planted bug.
 
 mod attacks;
+mod caps;
 mod cluster;
+mod decoders;
 mod files;
 mod leading;
 mod leases;
+mod lock_model;
+mod locks;
 mod model;
 mod mutants;
 mod sets;

@@ -1,6 +1,6 @@
 //! Each planted bug is noticed by a scenario that passes without it.
 
-use super::{Outcome, attacks, files};
+use super::{Outcome, attacks, caps, files, locks};
 use crate::mutants::{Mutant, plant};
 
 fn scenario(mutant: Mutant) -> fn() -> Outcome {
@@ -19,11 +19,27 @@ fn scenario(mutant: Mutant) -> fn() -> Outcome {
         Mutant::StrikeLapsed => attacks::lapsed_not_struck,
         Mutant::NoDedupe => attacks::retry_after_leader_change,
         Mutant::SizeOfOldGeneration => attacks::size_of_old_generation,
+        Mutant::GrantHeldCap | Mutant::ReleaseForgetsSize => caps::one_holder_at_a_time,
+        Mutant::ServeLastInLine => caps::first_come_first_served,
+        Mutant::NoRecallDeadline => caps::a_holder_that_keeps_its_cap_is_struck,
+        Mutant::TruncateUnacknowledged | Mutant::CutBeforeAcknowledged => {
+            caps::truncation_is_heard_of_before_it_is_carried_out
+        }
+        Mutant::CollectPastRoom => caps::no_size_past_the_room,
         Mutant::DropOpenFile => files::unlinked_while_open,
         Mutant::AllowCycles => files::no_directory_below_itself,
         Mutant::ReuseCookies => files::cookies_are_never_reused,
         Mutant::AcceptEmptyStore => attacks::empty_raft_store,
         Mutant::ReadmitFailedDisk => attacks::fsync_then_fine,
+        Mutant::IgnoreOverlap => locks::exclusion,
+        Mutant::OwnerWithoutSession => locks::owners_of_two_sessions,
+        Mutant::TestOnlyOwnLocks => locks::test_sees_other_hosts,
+        Mutant::ForgetWaiters => locks::waiter_gets_what_is_freed,
+        Mutant::OvertakeWaiters => locks::first_come_first_served,
+        Mutant::NoDeadlockSearch => locks::deadlock,
+        Mutant::CloseKeepsLocks => locks::close_frees,
+        Mutant::AnyOwner => attacks::a_session_of_somebody_else,
+        Mutant::RegisterTwice => attacks::a_registration_asked_again,
     }
 }
 

@@ -7,11 +7,11 @@ use crate::view::MemoryView;
 use crate::{Applied, apply};
 use std::collections::BTreeMap;
 use weft_proto::control::{ChangeSetRequest, NothingLost, RegisterDisk, RegisterNode, SetChange};
-use weft_proto::namespace::{Credentials, Mutation, NamespaceReply, NewInode, Query};
+use weft_proto::namespace::{Credentials, FileRecord, Mutation, NamespaceReply, NewInode, Notice, Query};
 use weft_types::map::{ClusterMap, Member, MemberState, NodeState, PgRecord};
 use weft_types::{
     AckMode, ChunkSize, ClusterId, DiskId, ErrorKind, Incarnation, InodeNumber, NodeId, PgId, RequestNumber, SessionId,
-    Timestamp, VolumeId,
+    SessionOwner, StartId, Timestamp, VolumeId,
 };
 
 pub(crate) struct World {
@@ -20,6 +20,7 @@ pub(crate) struct World {
     pub violations: Vec<String>,
     pub wanted: Vec<SessionId>,
     requests: BTreeMap<SessionId, u64>,
+    starts: u128,
 }
 
 pub(crate) fn disk(node: u64) -> DiskId {
@@ -38,7 +39,14 @@ pub(crate) fn new_node(name: &str) -> NewNode {
 impl World {
     pub fn empty() -> Self {
         let violations = Vec::new();
-        Self { view: MemoryView::new(), clock: 1000, violations, wanted: Vec::new(), requests: BTreeMap::new() }
+        Self {
+            view: MemoryView::new(),
+            clock: 1000,
+            violations,
+            wanted: Vec::new(),
+            requests: BTreeMap::new(),
+            starts: 0,
+        }
     }
 
     /// Nodes 1..=count, live, each with one disk.
@@ -160,8 +168,15 @@ impl World {
     }
 
     pub fn register_disks(&mut self, node: u64, previous: u64, disks: Vec<RegisterDisk>) -> CommandReply {
+        self.starts += 1;
+        self.register_again(node, previous, disks)
+    }
+
+    /// Another copy of the last registration, if it is the same otherwise.
+    pub fn register_again(&mut self, node: u64, previous: u64, disks: Vec<RegisterDisk>) -> CommandReply {
         self.run(Command::RegisterNode(RegisterNode {
             node: NodeId(node),
+            start: StartId(self.starts),
             previous: Incarnation(previous),
             control_address: ([10, 0, 0, 1], 7000).into(),
             data_address: ([10, 0, 0, 1], 7001).into(),
@@ -218,7 +233,12 @@ impl World {
     }
 
     pub fn session(&mut self) -> SessionId {
+        self.session_of(SessionOwner(1))
+    }
+
+    pub fn session_of(&mut self, owner: SessionOwner) -> SessionId {
         let command = Command::OpenSession {
+            owner,
             volume_name: "v".to_owned(),
             host: "host".to_owned(),
             mount_point: "/mnt".to_owned(),
@@ -276,6 +296,32 @@ impl World {
         }
     }
 
+    /// Asks for the size cap; whether the session holds it.
+    pub fn acquire(&mut self, session: SessionId, inode: InodeNumber, end_bytes: u64) -> Result<bool, ErrorKind> {
+        match self.mutate(session, Mutation::AcquireSizeCap { inode, end_bytes })? {
+            NamespaceReply::Opened { size_cap, .. } => Ok(size_cap),
+            other => panic!("not opened: {other:?}"),
+        }
+    }
+
+    /// Gives the size cap back with a size.
+    pub fn give_up(&mut self, session: SessionId, inode: InodeNumber, size_bytes: u64) -> Result<(), ErrorKind> {
+        let generation = self.record(inode).generation;
+        let mutation = Mutation::ReleaseSizeCap { inode, generation, size_bytes, modified: None };
+        self.mutate(session, mutation).map(drop)
+    }
+
+    pub fn notices(&self, session: SessionId) -> Vec<Notice> {
+        read::notices(&self.view, session, 0).expect("readable state").1
+    }
+
+    pub fn record(&self, inode: InodeNumber) -> FileRecord {
+        match self.query(Query::Attributes { inode }) {
+            Ok(NamespaceReply::Record(record)) => record,
+            other => panic!("no attributes: {other:?}"),
+        }
+    }
+
     pub fn size(&self, inode: InodeNumber) -> u64 {
         match self.query(Query::Attributes { inode }) {
             Ok(NamespaceReply::Record(record)) => record.attributes.size_bytes,
@@ -309,7 +355,7 @@ fn changes(old: &PgRecord, new: &PgRecord, may_lose_level: bool) -> Vec<&'static
 }
 
 pub(crate) fn create(parent: InodeNumber, name: &str, new: NewInode, mode: u16) -> Mutation {
-    let credentials = Credentials { uid: 1000, gid: 100 };
+    let credentials = Credentials { uid: 1000, gid: 100, umask: 0 };
     Mutation::Create { parent, name: name.as_bytes().to_vec(), new, mode, credentials, open: false }
 }
 

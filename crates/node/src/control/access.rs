@@ -26,7 +26,11 @@ pub(crate) fn may_ask(peer: &PeerIdentity, request: &ControlRequest, map: &Clust
         | ControlRequest::CloseSession { .. }
         | ControlRequest::GetMap { .. }
         | ControlRequest::Mutate { .. }
-        | ControlRequest::Query { .. } => Ok(()),
+        | ControlRequest::Watch { .. }
+        | ControlRequest::AskSize { .. }
+        | ControlRequest::TellSize { .. }
+        | ControlRequest::Query { .. }
+        | ControlRequest::AwaitLock { .. } => Ok(()),
         ControlRequest::Admin(request) => may_administer(peer, request),
     }
 }
@@ -79,7 +83,7 @@ mod tests {
     use super::*;
     use weft_transport::identity::PeerName;
     use weft_types::map::{DiskRecord, DiskState, NodeRecord};
-    use weft_types::{ClusterId, Incarnation, MapVersion, SessionId};
+    use weft_types::{ClusterId, Incarnation, MapVersion};
 
     const CLUSTER: ClusterId = ClusterId(1);
 
@@ -109,7 +113,7 @@ mod tests {
             disks: vec![DiskRecord { id: DiskId(5), node: NodeId(1), capacity_bytes: 1, state: DiskState::Active }],
             volumes: Vec::new(),
             pgs: Vec::new(),
-            live_sessions: vec![SessionId(1)],
+            live_sessions: Vec::new(),
         }
     }
 

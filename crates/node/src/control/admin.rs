@@ -12,10 +12,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use weft_meta::leader::LeaderEvent;
-use weft_meta::{Command, CommandReply, read};
+use weft_meta::{Command, CommandReply, locks, read};
 use weft_proto::admin::{AdminReply, AdminRequest, ClusterStatus, NodeReport, TokenRole};
 use weft_proto::control::ControlReply;
 use weft_transport::ca::fingerprint;
+use weft_transport::identity::{MAX_PEER_NAME_BYTES, PeerName};
 use weft_transport::token::{MAX_TOKEN_ADDRESSES, Token};
 use weft_types::map::NodeState;
 use weft_types::{ErrorKind, MapVersion};
@@ -64,6 +65,9 @@ async fn as_leader(node: &Rc<Node>, request: AdminRequest) -> Answer {
         }
         AdminRequest::ListSessions => {
             current(node, |view| read::sessions(view)).await.map_err(Elsewhere).map(AdminReply::Sessions)
+        }
+        AdminRequest::ListLocks { volume } => {
+            current(node, |view| locks::list(view, volume)).await.map_err(Elsewhere).map(AdminReply::Locks)
         }
         AdminRequest::ListTokens => {
             current(node, |view| read::tokens(view)).await.map_err(Elsewhere).map(AdminReply::Tokens)
@@ -121,6 +125,13 @@ fn status_of(node: &Node, map: weft_types::map::ClusterMap) -> ClusterStatus {
 async fn create_token(node: &Rc<Node>, role: TokenRole, valid_seconds: u64, name: String) -> Answer {
     if !(1..=MAX_TOKEN_SECONDS).contains(&valid_seconds) {
         let why = format!("a token is valid for 1 to {MAX_TOKEN_SECONDS} seconds, not {valid_seconds}");
+        return Ok(AdminReply::Failed(ErrorKind::Invalid(why)));
+    }
+    // It becomes part of the certificate.
+    if role == TokenRole::Client && PeerName::new(&name).is_err() {
+        let why = format!(
+            "`{name}` is no name for a client: use lower-case letters, digits and inner hyphens, {MAX_PEER_NAME_BYTES} at most"
+        );
         return Ok(AdminReply::Failed(ErrorKind::Invalid(why)));
     }
     let cluster = node.group.read(|view| read::cluster(view)).map_err(|error| Elsewhere(unreadable(&error)))?;

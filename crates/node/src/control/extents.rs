@@ -9,12 +9,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinSet;
+use weft_meta::records::SizeRecovery;
 use weft_proto::data::{DataReply, DataRequest};
 use weft_transport::connection::NoService;
 use weft_transport::dialer::DialTarget;
 use weft_transport::{Endpoint, Hello, PeerHandle, Service};
+use weft_types::DataError;
 use weft_types::map::ClusterMap;
-use weft_types::{DataError, ObjectId, VolumeId};
 
 /// One group's answer; it may wait for its writes first.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,13 +42,14 @@ impl Extents {
     }
 
     /// `None` when some group did not answer.
-    pub(crate) async fn highest_end(&self, map: &ClusterMap, volume: VolumeId, object: ObjectId) -> Option<u64> {
+    pub(crate) async fn highest_end(&self, map: &ClusterMap, recovery: &SizeRecovery) -> Option<u64> {
+        let SizeRecovery { volume, object, generation, .. } = *recovery;
         let mut asked = JoinSet::new();
         for pg in map.pgs.iter().filter(|pg| pg.pg.volume == volume) {
             let primary = pg.primary_member()?.node;
             let address = map.nodes.iter().find(|node| node.id == primary)?.data_address;
             let peer = self.connection(address);
-            let request = DataRequest::ObjectExtent { pg: pg.pg, map_version: map.version, object };
+            let request = DataRequest::ObjectExtent { pg: pg.pg, map_version: map.version, object, generation };
             asked.spawn_local(async move { ask(&peer, &request).await });
         }
         let mut highest = 0;

@@ -69,7 +69,7 @@ pub(crate) async fn admit(node: &Rc<Node>, request: JoinRequest) -> ControlReply
         Ok(authority) => authority,
         Err(error) => return reply(JoinReply::Refused(ErrorKind::Io(error.to_string()))),
     };
-    // A request that cannot be signed must not cost the token.
+    // A request that cannot be signed must not cost the token. Whose it will be does not matter yet.
     let probe = PeerIdentity::client(cluster.id, PeerName::from_host(&request.name));
     if let Err(error) = authority.sign(&request.signing_request, &probe) {
         return reply(refused(&error.to_string()));
@@ -88,8 +88,10 @@ pub(crate) async fn admit(node: &Rc<Node>, request: JoinRequest) -> ControlReply
         _ => {
             let command = Command::ConsumeToken { token: hash, role: TokenRole::Client };
             match commit(node, command).await {
-                Ok(CommandReply::TokenAccepted { .. }) => {
-                    reply(accept(node, &cluster, &authority, &request, &probe, None))
+                // The name is the administrator's choice, never what the bearer says of itself.
+                Ok(CommandReply::TokenAccepted { name, .. }) => {
+                    let identity = PeerIdentity::client(cluster.id, PeerName::from_host(&name));
+                    reply(accept(node, &cluster, &authority, &request, &identity, None))
                 }
                 Ok(CommandReply::Refused(why)) => reply(JoinReply::Refused(why)),
                 Ok(other) => reply(refused(&format!("unexpected reply {other:?}"))),

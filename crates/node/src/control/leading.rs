@@ -111,8 +111,7 @@ impl LeaderShell {
             LeaderAction::RecoverSize(recovery) => {
                 let node = Rc::clone(node);
                 tokio::task::spawn_local(async move {
-                    let end_bytes =
-                        node.extents.highest_end(&node.maps.current(), recovery.volume, recovery.object).await;
+                    let end_bytes = node.extents.highest_end(&node.maps.current(), &recovery).await;
                     node.leader.step(&node, LeaderEvent::SizeCollected { recovery, end_bytes });
                 });
             }
@@ -234,7 +233,7 @@ fn start_reclaim(node: &Rc<Node>, item: ReclaimItem) {
     let node = Rc::clone(node);
     tokio::task::spawn_local(async move {
         let keep = match item.what {
-            ReclaimWhat::Object => ReclaimTo::Nothing,
+            ReclaimWhat::Object | ReclaimWhat::Replaced { .. } => ReclaimTo::Nothing,
             ReclaimWhat::Cut { size_bytes, generation, .. } => ReclaimTo::Size { size_bytes, generation },
         };
         let (done, finished) = oneshot::channel();

@@ -17,13 +17,16 @@
 //! | `registration` | this node's own incarnation, heartbeats and lease |
 //! | `maps` | newer maps to the data thread and to those who wait for one |
 //! | `peers`, `route` | connections to other nodes; finding the leader |
+//! | `locks` | requests that wait for a lock |
 //! | `extents` | asking placement groups how far a file reaches |
+//! | `watch` | telling sessions what others want of them |
 
 mod access;
 mod admin;
 mod extents;
 mod joining;
 mod leading;
+mod locks;
 mod maps;
 mod membership;
 mod node;
@@ -34,5 +37,6 @@ mod route;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod watch;
 
-pub use node::{ControlConfig, ControlError, DataSide, Exit, run};
+pub use node::{ControlConfig, ControlError, DataSide, Exit, OpenedData, run};

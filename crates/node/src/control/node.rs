@@ -5,6 +5,7 @@ use super::maps::Maps;
 use super::peers::{Peers, carry_raft, raft_wire};
 use super::route::Route;
 use super::serve::Server;
+use super::watch::Watches;
 use super::{extents::Extents, joining, leading, maps, membership, registration};
 use crate::bridge::{DataStatus, ToControl, ToData};
 use crate::identity::{IdentityError, NodeIdentity};
@@ -45,6 +46,12 @@ pub struct DataSide {
     pub to_data: mpsc::Sender<ToData>,
     pub from_data: mpsc::Receiver<ToControl>,
     pub status: Arc<DataStatus>,
+    /// Opening disks takes long on a busy one; Raft does not wait for it. Why it failed is for a person.
+    pub opened: oneshot::Receiver<Result<OpenedData, String>>,
+}
+
+/// The data thread once it runs.
+pub struct OpenedData {
     /// Where its data port is.
     pub address: SocketAddr,
     pub disks: Vec<RegisterDisk>,
@@ -91,10 +98,9 @@ pub(crate) struct Node {
     pub(crate) maps: Maps,
     pub(crate) leader: LeaderShell,
     pub(crate) extents: Extents,
+    pub(crate) watches: Watches,
     pub(crate) data: mpsc::Sender<ToData>,
     pub(crate) data_status: Arc<DataStatus>,
-    pub(crate) data_address: SocketAddr,
-    pub(crate) disks: Vec<RegisterDisk>,
     /// Set once registered.
     pub(crate) incarnation: Cell<Option<Incarnation>>,
     ending: RefCell<Option<oneshot::Sender<Exit>>>,
@@ -165,6 +171,7 @@ pub async fn run(config: ControlConfig, data: DataSide, stop: impl Future<Output
         join_address: config.join_address,
         publish_as_process: config.publish_as_process,
         extents: Extents::new(endpoint.clone(), Rc::clone(&hello)),
+        watches: Watches::default(),
         hello: Rc::clone(&hello),
         group,
         peers,
@@ -172,8 +179,6 @@ pub async fn run(config: ControlConfig, data: DataSide, stop: impl Future<Output
         leader: LeaderShell::default(),
         data: data.to_data,
         data_status: data.status,
-        data_address: data.address,
-        disks: data.disks,
         incarnation: Cell::new(None),
         ending: RefCell::new(Some(ending)),
     });
@@ -181,13 +186,13 @@ pub async fn run(config: ControlConfig, data: DataSide, stop: impl Future<Output
     let serving = endpoint.serve(hello, Rc::clone(&server) as Rc<dyn weft_transport::Handler>);
     let handler = joining::handler(Rc::downgrade(&node));
     let join_server = JoinServer::start(node.join_address, &config.credentials, handler)?;
-    tracing::info!(node = %node_id, control = %control_address, data = %node.data_address, "node starts");
+    tracing::info!(node = %node_id, control = %control_address, "node starts");
 
     tasks.spawn_local(leading::follow_leadership(Rc::clone(&node)));
     tasks.spawn_local(leading::tick(Rc::clone(&node)));
     tasks.spawn_local(maps::follow_changes(Rc::clone(&node)));
     tasks.spawn_local(membership::keep(Rc::clone(&node)));
-    tasks.spawn_local(registration::live(Rc::clone(&node)));
+    tasks.spawn_local(registration::live(Rc::clone(&node), data.opened));
     tasks.spawn_local(registration::hear_data(Rc::clone(&node), data.from_data));
 
     let exit = tokio::select! {

@@ -3,7 +3,7 @@
 //! Guarantees: nothing is served under an incarnation that is not durable here; a lease runs from when its heartbeat was
 //! sent, by CLOCK_BOOTTIME (design 4.1), so a sleeper wakes without one. Must not know: what a lease permits.
 
-use super::node::{Exit, Node};
+use super::node::{Exit, Node, OpenedData};
 use super::route::{Retry, ask_leader};
 use crate::bridge::{ToControl, ToData};
 use crate::data::boot_time;
@@ -12,12 +12,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use weft_proto::control::{ControlReply, ControlRequest, NodeHeartbeat, RegisterNode};
 use weft_transport::HelloRole;
 use weft_types::limits::{HEARTBEAT_INTERVAL, NODE_LEASE};
-use weft_types::{ErrorKind, Incarnation, MapVersion};
+use weft_types::{ErrorKind, Incarnation, MapVersion, StartId};
 
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -32,9 +32,15 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A failed disk is reported until the leader knows.
 const FAILED_DISK_ATTEMPTS: u32 = 100;
 
-/// Registers, then sends heartbeats for as long as the node runs.
-pub(crate) async fn live(node: Rc<Node>) {
-    let Some(incarnation) = register(&node).await else { return };
+/// Registers once the disks are open, then sends heartbeats for as long as the node runs.
+pub(crate) async fn live(node: Rc<Node>, opened: oneshot::Receiver<Result<OpenedData, String>>) {
+    let data = match opened.await {
+        Ok(Ok(data)) => data,
+        Ok(Err(why)) => return node.end(Exit::NeedsAPerson(why)),
+        Err(_) => return node.end(Exit::Restart("the disks were not opened".to_owned())),
+    };
+    tracing::info!(data = %data.address, disks = data.disks.len(), "disks are open");
+    let Some(incarnation) = register(&node, data).await else { return };
     let in_flight = Arc::new(Semaphore::new(MAX_HEARTBEATS_IN_FLIGHT));
     let mut interval = tokio::time::interval(HEARTBEAT_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -51,19 +57,27 @@ pub(crate) async fn live(node: Rc<Node>) {
 }
 
 /// `None` when the node has to end.
-async fn register(node: &Rc<Node>) -> Option<Incarnation> {
+async fn register(node: &Rc<Node>, data: OpenedData) -> Option<Incarnation> {
+    let start = match crate::setup::random_id() {
+        Ok(id) => StartId(id),
+        Err(why) => {
+            node.end(Exit::NeedsAPerson(why.to_string()));
+            return None;
+        }
+    };
     let request = RegisterNode {
         node: node.id(),
+        start,
         previous: node.identity.borrow().incarnation,
         control_address: node.control_address,
-        data_address: node.data_address,
-        disks: node.disks.clone(),
+        data_address: data.address,
+        disks: data.disks,
     };
     let mut last_why = String::new();
-    let incarnation = loop {
+    let (incarnation, map_version) = loop {
         let request = ControlRequest::RegisterNode(request.clone());
         match ask_leader(node, request, REGISTER_TIMEOUT, Retry::Always).await {
-            Ok(ControlReply::Registered { incarnation, .. }) => break incarnation,
+            Ok(ControlReply::Registered { incarnation, map_version }) => break (incarnation, map_version),
             Ok(ControlReply::Refused(why @ (ErrorKind::Refused(_) | ErrorKind::NotFound | ErrorKind::Invalid(_)))) => {
                 node.end(Exit::NeedsAPerson(format!("the cluster does not take this node: {why}")));
                 return None;
@@ -89,7 +103,7 @@ async fn register(node: &Rc<Node>) -> Option<Incarnation> {
         }
     }
     tracing::info!(%incarnation, "registered");
-    node.tell_data(ToData::Registered { incarnation }).await;
+    node.tell_data(ToData::Registered { incarnation, map_version }).await;
     node.incarnation.set(Some(incarnation));
     node.tell_data(ToData::Map(node.maps.current())).await;
     Some(incarnation)

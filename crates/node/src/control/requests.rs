@@ -1,11 +1,11 @@
 //! What each control request does. Whether the peer may ask was decided before ([`super::access`]).
 //!
-//! Guarantees: what changes something is answered after its commit; what asks for state is answered after a quorum round
-//! that began after the question came (design 3). Must not know: connections.
+//! Guarantees: what changes something is answered after its commit; what asks for state is answered under the leader's
+//! read lease or after a quorum round that began after the question came (design 3, decision 0010). Must not know: connections.
 
 use super::leading::commit;
 use super::node::Node;
-use super::{admin, joining, maps};
+use super::{admin, joining, locks, maps, watch};
 use std::rc::Rc;
 use weft_meta::leader::LeaderEvent;
 use weft_meta::{Command, CommandReply, StateError, View, namespace, read};
@@ -17,6 +17,11 @@ use weft_types::{ErrorKind, Incarnation, NodeId, SessionId, VolumeId};
 /// `None` when no answer is to be given: the caller's deadline ends its wait.
 pub(crate) async fn handle(node: Rc<Node>, peer: PeerIdentity, request: ControlRequest) -> Option<ControlReply> {
     let node = &node;
+    if let Some(session) = request.session()
+        && let Some(refusal) = refusal_to_speak(node, &peer, session)
+    {
+        return Some(refusal);
+    }
     Some(match request {
         ControlRequest::Heartbeat(heartbeat) => {
             return node.leader.ask(node, |ticket| LeaderEvent::HeartbeatReceived { ticket, heartbeat }).await;
@@ -41,11 +46,14 @@ pub(crate) async fn handle(node: Rc<Node>, peer: PeerIdentity, request: ControlR
         }
         ControlRequest::Note { node: of, what } => change(node, Command::Note { node: of, what }).await,
         ControlRequest::OpenSession { volume_name, host, mount_point } => {
-            open_session(node, Command::OpenSession { volume_name, host, mount_point }).await
+            let owner = peer.session_owner();
+            open_session(node, Command::OpenSession { owner, volume_name, host, mount_point }).await
         }
         ControlRequest::CloseSession { session } => change(node, Command::CloseSession { session }).await,
         ControlRequest::Mutate { session, request, low_water, volume, mutation } => {
-            change(node, Command::Mutate { session, request, low_water, volume, mutation }).await
+            let reply = change(node, Command::Mutate { session, request, low_water, volume, mutation }).await;
+            node.watches.mutated();
+            reply
         }
         ControlRequest::Query { volume, query } => {
             let answer = |view: &StateView<'_>| namespace::query(view, volume, &query);
@@ -54,11 +62,33 @@ pub(crate) async fn handle(node: Rc<Node>, peer: PeerIdentity, request: ControlR
                 Err(reply) => reply,
             }
         }
+        ControlRequest::AwaitLock { session, inode, request, wait_ms } => {
+            locks::await_lock(node, session, inode, request, wait_ms).await
+        }
+        ControlRequest::Watch { session, seen, wait_ms } => watch::watch(node, session, seen, wait_ms).await,
+        ControlRequest::AskSize { volume, inode, holder, .. } => watch::ask_size(node, volume, inode, holder).await,
+        ControlRequest::TellSize { session, volume, inode, question, told } => {
+            watch::tell_size(node, session, (volume, inode), question, told)
+        }
         ControlRequest::Join(request) => {
             tracing::info!(name = %request.name, via = %peer, "a process asks to join");
             joining::admit(node, *request).await
         }
     })
+}
+
+/// A state that lags does not know the newest sessions and lets their requests through; it then leads nobody either. Ids
+/// are never reused and an owner never changes, so what it does know is right.
+fn refusal_to_speak(node: &Node, peer: &PeerIdentity, session: SessionId) -> Option<ControlReply> {
+    match node.group.read(|view| read::speaks_for(view, peer.session_owner(), session)) {
+        Ok(true) => None,
+        Ok(false) => {
+            tracing::warn!(%peer, %session, "a request for the session of another member was refused");
+            let why = format!("session {session} belongs to another member of the cluster");
+            Some(ControlReply::Refused(ErrorKind::Refused(why)))
+        }
+        Err(error) => Some(unreadable(&error)),
+    }
 }
 
 pub(crate) fn not_leader(node: &Node) -> ControlReply {
@@ -111,7 +141,7 @@ pub(crate) async fn current<T>(
     node: &Rc<Node>,
     question: impl FnOnce(&StateView<'_>) -> Result<T, StateError>,
 ) -> Result<T, ControlReply> {
-    node.group.linearizable().await.map_err(|error| unavailable(node, &error))?;
+    node.group.current().await.map_err(|error| unavailable(node, &error))?;
     node.leader.on_applied(node);
     node.group.read(question).map_err(|error| unreadable(&error))
 }

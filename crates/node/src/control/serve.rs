@@ -7,6 +7,7 @@ use super::{access, requests};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
+use tracing::Instrument as _;
 use weft_proto::control::{ControlReply, ControlRequest};
 use weft_proto::frame::Refusal;
 use weft_transport::{Connection, Handler, Message, Replier, Service};
@@ -45,12 +46,16 @@ fn control(node: Rc<Node>, connection: &Connection, request: &Message, replier: 
         tracing::warn!(%peer, %why, "refused a request");
         return replier.reply(&ControlReply::Refused(why), ());
     }
-    tokio::task::spawn_local(async move {
+    let (session, number) = (request.session(), request.number());
+    let span = tracing::debug_span!("control", %peer, ?session, ?number);
+    let answering = async move {
         // Without an answer the replier tells the caller that there will be none.
         if let Some(reply) = requests::handle(node, peer, request).await {
             replier.reply(&reply, ());
+            tracing::debug!("answered");
         }
-    });
+    };
+    tokio::task::spawn_local(answering.instrument(span));
 }
 
 fn raft(node: Rc<Node>, connection: &Connection, message: Bytes, replier: Replier) {

@@ -48,6 +48,8 @@ macro_rules! counters {
 counters! { {
     requests,
     requests_refused,
+    /// Of a client for the session of another one.
+    requests_of_other_sessions,
     /// Waited for a newer map.
     requests_waited_for_map,
     /// Slowed down because a journal was filling up.

@@ -4,6 +4,7 @@
 //! already in its chunk file. Runs in short turns, so it delays nobody. Must not know: what the blocks hold.
 
 use super::groups::GroupKey;
+use super::host::Host;
 use super::node::Shared;
 use std::rc::Rc;
 use tokio::sync::oneshot;
@@ -13,9 +14,9 @@ use weft_types::{BlockHash, ChunkId, VolumeId};
 /// Chunks hashed before others have their turn.
 const CHUNKS_PER_TURN: usize = 8;
 
-pub(super) fn start(shared: &Shared, volume: VolumeId, reply: oneshot::Sender<Vec<ReplicaDigest>>) {
-    let shared = Rc::clone(shared);
-    tokio::task::spawn_local(async move {
+pub(super) fn start<H: Host>(shared: &Shared<H>, volume: VolumeId, reply: oneshot::Sender<Vec<ReplicaDigest>>) {
+    let (host, shared) = (shared.borrow().host.clone(), Rc::clone(shared));
+    host.spawn(async move {
         let keys: Vec<GroupKey> =
             shared.borrow().groups.keys().filter(|key| key.pg.volume == volume).copied().collect();
         let mut digests = Vec::with_capacity(keys.len());
@@ -30,7 +31,7 @@ pub(super) fn start(shared: &Shared, volume: VolumeId, reply: oneshot::Sender<Ve
 }
 
 /// `None` when the replica is gone or cannot be read.
-async fn of_replica(shared: &Shared, key: GroupKey) -> Option<ReplicaDigest> {
+async fn of_replica<H: Host>(shared: &Shared<H>, key: GroupKey) -> Option<ReplicaDigest> {
     let chunks = shared.borrow_mut().store(key).ok()?.chunks(key.pg).ok()?;
     let mut digest = Digest::default();
     for some in chunks.chunks(CHUNKS_PER_TURN) {

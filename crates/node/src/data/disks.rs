@@ -26,28 +26,65 @@ pub enum OpenDiskError {
 }
 
 /// One disk, opened and recovered.
-pub struct OpenedDisk {
+pub struct OpenedDisk<D: Disk = NodeDisk> {
     pub path: PathBuf,
     pub id: DiskId,
-    pub(super) disk: NodeDisk,
-    pub(super) store: Store<NodeDisk>,
+    pub(super) disk: D,
+    pub(super) store: Store<D>,
     pub(super) cache_life: CacheLife,
     pub(super) last_run: LastRun,
 }
 
 /// All disks of a node, ready for the data thread.
-#[derive(Default)]
-pub struct OpenedDisks {
-    pub(super) disks: Vec<OpenedDisk>,
+pub struct OpenedDisks<D: Disk = NodeDisk> {
+    pub(super) disks: Vec<OpenedDisk<D>>,
     /// Broken ones, and why they were left out.
     pub(super) left_out: Vec<String>,
 }
 
-impl OpenedDisks {
+impl<D: Disk> Default for OpenedDisks<D> {
+    fn default() -> Self {
+        Self { disks: Vec::new(), left_out: Vec::new() }
+    }
+}
+
+impl<D: Disk> OpenedDisks<D> {
+    /// Opens several. One that is broken is left out as long as another one is left.
+    ///
+    /// # Errors
+    /// When one is not ours or cannot be looked at, when one is there twice, or when all are broken.
+    pub fn gather(
+        disks: impl IntoIterator<Item = Result<OpenedDisk<D>, OpenDiskError>>,
+    ) -> Result<Self, OpenDiskError> {
+        let mut opened = Self::default();
+        let mut broken = None;
+        for disk in disks {
+            let disk = match disk {
+                Ok(disk) => disk,
+                Err(OpenDiskError::Store(error)) if is_broken(&error) => {
+                    tracing::error!(%error, "the node goes on without this disk");
+                    opened.left_out.push(error.to_string());
+                    broken.get_or_insert(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if let Some(twin) = opened.disks.iter().find(|other| other.id == disk.id) {
+                let (first, second) = (twin.path.clone(), disk.path);
+                return Err(OpenDiskError::Twice { disk: disk.id, first, second });
+            }
+            opened.disks.push(disk);
+        }
+        match broken {
+            Some(error) if opened.disks.is_empty() => Err(error.into()),
+            _ => Ok(opened),
+        }
+    }
+
     /// The facts that the node registers with.
     #[must_use]
     pub fn registrations(&self) -> Vec<RegisterDisk> {
-        let facts = |disk: &OpenedDisk| RegisterDisk {
+        let facts = |disk: &OpenedDisk<D>| RegisterDisk {
             disk: disk.id,
             capacity_bytes: disk.store.space().total_bytes,
             proof: disk.last_run.proof,
@@ -91,30 +128,13 @@ pub fn format_disk(
 ///
 /// # Errors
 /// When one of them is not ours or cannot be looked at, or all are broken; the error names it.
-pub fn open_disks(paths: &[PathBuf], cluster: ClusterId, config: &StoreConfig) -> Result<OpenedDisks, OpenDiskError> {
-    let mut opened = OpenedDisks::default();
-    let mut broken = None;
-    for path in paths {
-        let disk = match open_disk(path, cluster, config) {
-            Ok(disk) => disk,
-            Err(OpenDiskError::Store(error)) if is_broken(&error) => {
-                tracing::error!(path = %path.display(), %error, "the node goes on without this disk");
-                opened.left_out.push(error.to_string());
-                broken.get_or_insert(error);
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        if let Some(twin) = opened.disks.iter().find(|other| other.id == disk.id) {
-            let (first, second) = (twin.path.clone(), path.clone());
-            return Err(OpenDiskError::Twice { disk: disk.id, first, second });
-        }
-        opened.disks.push(disk);
-    }
-    match broken {
-        Some(error) if opened.disks.is_empty() => Err(error.into()),
-        _ => Ok(opened),
-    }
+pub fn open_disks(
+    paths: &[PathBuf],
+    cluster: ClusterId,
+    node: NodeId,
+    config: &StoreConfig,
+) -> Result<OpenedDisks, OpenDiskError> {
+    OpenedDisks::gather(paths.iter().map(|path| open_disk(path, cluster, node, config)))
 }
 
 /// What only a new disk can help.
@@ -122,13 +142,41 @@ const fn is_broken(error: &StoreError) -> bool {
     matches!(error, StoreError::MarkedFailed { .. } | StoreError::JournalCorrupt { .. } | StoreError::Corrupt { .. })
 }
 
-fn open_disk(path: &Path, cluster: ClusterId, config: &StoreConfig) -> Result<OpenedDisk, OpenDiskError> {
+/// Looks whether a disk is this node's own, and changes nothing. A broken one passes: `open_disks` decides on it.
+///
+/// # Errors
+/// When it is not there, foreign, swapped, or was never finished.
+pub fn check_disk(path: &Path, cluster: ClusterId, node: NodeId) -> Result<(), OpenDiskError> {
+    let disk = NodeDisk::new(path).map_err(|source| OpenDiskError::Directory { path: path.to_owned(), source })?;
+    match weft_store::check_disk(&disk, Expected { cluster, disk: None, node: Some(node) }) {
+        Err(error) if !is_broken(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn open_disk(path: &Path, cluster: ClusterId, node: NodeId, config: &StoreConfig) -> Result<OpenedDisk, OpenDiskError> {
+    check_disk(path, cluster, node)?;
+    let disk = NodeDisk::new(path).map_err(|source| OpenDiskError::Directory { path: path.to_owned(), source })?;
+    let cache_life = || CacheLife::of(path);
+    open_on(disk, path, cluster, config, cache_life)
+}
+
+/// Opens and recovers one disk, whatever it is made of.
+///
+/// # Errors
+/// When it is not ours, broken, or cannot be looked at.
+pub fn open_on<D: Disk>(
+    disk: D,
+    path: &Path,
+    cluster: ClusterId,
+    config: &StoreConfig,
+    cache_life: impl FnOnce() -> io::Result<CacheLife>,
+) -> Result<OpenedDisk<D>, OpenDiskError> {
     let source = |source| OpenDiskError::Directory { path: path.to_owned(), source };
-    let disk = NodeDisk::new(path).map_err(source)?;
-    let (store, report) = Store::open(disk.clone(), Expected { cluster, disk: None }, config.clone())?;
+    let (store, report) = Store::open(disk.clone(), Expected { cluster, disk: None, node: None }, config.clone())?;
     let id = store.identity().disk;
     let last_run = |source| OpenDiskError::LastRun { path: path.to_owned(), source };
-    let cache_life = CacheLife::of(path).map_err(last_run)?;
+    let cache_life = cache_life().map_err(last_run)?;
     let examined = proof::examine(&disk, id, &cache_life).map_err(last_run)?;
     if let Some(warning) = disk.filesystem().map_err(source)?.warning() {
         tracing::warn!(disk = %id, path = %path.display(), "{warning}");

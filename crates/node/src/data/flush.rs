@@ -3,28 +3,34 @@
 //! Guarantees: the answer names every group in the order asked, each with its own result; nothing is called flushed that
 //! its machine did not call so. Must not know: what makes a flush durable.
 
+use super::host::{Host, Replier};
 use super::node::DataNode;
 use super::server::{Answer, Kind, Pending};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 use weft_proto::data::{DataReply, FlushRequest};
 use weft_replication::ClientRequest;
-use weft_transport::Replier;
+use weft_transport::Payload;
 use weft_types::limits::MAX_PGS_PER_VOLUME;
 use weft_types::{DataError, LossGeneration, PgId};
 
-#[derive(Default)]
-pub(super) struct Flushes {
-    gathers: HashMap<u64, Gather>,
+pub(super) struct Flushes<R> {
+    gathers: HashMap<u64, Gather<R>>,
     next: u64,
 }
 
-struct Gather {
-    answer: Replier,
+struct Gather<R> {
+    answer: R,
     received: Instant,
     asked: Vec<PgId>,
     missing: usize,
     results: BTreeMap<PgId, Result<LossGeneration, DataError>>,
+}
+
+impl<R> Default for Flushes<R> {
+    fn default() -> Self {
+        Self { gathers: HashMap::new(), next: 0 }
+    }
 }
 
 /// Which flush a group's answer belongs to.
@@ -34,14 +40,14 @@ pub(super) struct FlushPart {
     pg: PgId,
 }
 
-impl DataNode {
-    pub(super) fn start_flush(&mut self, flush: FlushRequest, answer: Replier, received: Instant) {
+impl<H: Host> DataNode<H> {
+    pub(super) fn start_flush(&mut self, flush: FlushRequest, answer: H::Replier, received: Instant) {
         let groups: BTreeSet<PgId> = flush.pgs.iter().copied().collect();
         if flush.pgs.len() > usize::from(MAX_PGS_PER_VOLUME) {
-            return answer.reply(&Err::<DataReply, _>(DataError::Malformed), ());
+            return answer.reply(&Err(DataError::Malformed), Payload::None);
         }
         if groups.is_empty() {
-            return answer.reply(&Ok::<_, DataError>(DataReply::Flushed(Vec::new())), ());
+            return answer.reply(&Ok(DataReply::Flushed(Vec::new())), Payload::None);
         }
         self.flushes.next += 1;
         let gather = self.flushes.next;
@@ -70,6 +76,6 @@ impl DataNode {
         // Every group has answered, so the lookup finds one; a hole would have to be a refusal, never a success.
         let result = |pg: &PgId| (*pg, gather.results.get(pg).cloned().unwrap_or(Err(DataError::Malformed)));
         let all = gather.asked.iter().map(result).collect();
-        gather.answer.reply(&Ok::<_, DataError>(DataReply::Flushed(all)), ());
+        gather.answer.reply(&Ok(DataReply::Flushed(all)), Payload::None);
     }
 }

@@ -4,7 +4,7 @@
 //! fails, the rest of its list is dropped and the disk is given up (so an acknowledgement never leaves without its
 //! append). Must not know: why a machine does what it does.
 
-use super::disks::NodeDisk;
+use super::host::Host;
 use super::node::{DataNode, Stage};
 use super::view::{GroupView, dedupe_table, replica_state};
 use crate::bridge::ToControl;
@@ -40,7 +40,7 @@ pub(super) enum OpenGroupError {
     Store(#[from] StoreError),
 }
 
-impl DataNode {
+impl<H: Host> DataNode<H> {
     /// Makes the machine of a group that the map places on a local disk. Its data, if there are any, are kept from
     /// before.
     pub(super) fn open_group(
@@ -58,7 +58,12 @@ impl DataNode {
         let config =
             ReplicaConfig { pg: key.pg, disk: key.disk, node: self.settings.node, incarnation: self.incarnation };
         let view = GroupView { store: &disk.store, pg: key.pg };
-        let replica = Replica::new(config, view.saved_state(), &view);
+        #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "only a planted bug changes it"))]
+        let mut replica = Replica::new(config, view.saved_state(), &view);
+        #[cfg(feature = "mutants")]
+        if let Some(mutant) = self.settings.mutant {
+            replica.plant(mutant);
+        }
         let others = others(map, key.disk);
         self.groups.insert(key, Group { replica, chunk_size: volume.chunk_size, others });
         Ok(())
@@ -146,7 +151,7 @@ impl DataNode {
     }
 
     /// The store of a group, unless its disk has failed.
-    pub(super) fn store(&mut self, key: GroupKey) -> Result<&mut Store<NodeDisk>, StoreError> {
+    pub(super) fn store(&mut self, key: GroupKey) -> Result<&mut Store<H::Disk>, StoreError> {
         let disk = self.disks.get_mut(&key.disk).ok_or(StoreError::UnknownGroup { pg: key.pg })?;
         match disk.failure() {
             Some(reason) => Err(StoreError::Poisoned { reason: reason.to_owned() }),

@@ -6,21 +6,28 @@
 //! Must not know: who decided the map, or why.
 
 use super::groups::{GroupKey, OpenGroupError, others};
+use super::host::Host;
 use super::node::{DataNode, Stage};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use weft_replication::{ClusterFacts, Event, GroupMap, VolumeFacts};
-use weft_types::map::{ClusterMap, NodeState, VolumeRecord};
+use weft_types::map::{ClusterMap, DiskState, NodeState, VolumeRecord};
 use weft_types::{DiskId, PgId, SessionId, VolumeId};
 
-pub(super) fn apply(node: &mut DataNode, map: &Arc<ClusterMap>) {
+pub(super) fn apply<H: Host>(node: &mut DataNode<H>, map: &Arc<ClusterMap>) {
     if node.stage != Stage::Running || (node.map.is_some() && map.version <= node.applied()) {
         return;
     }
+    if map.version < node.registered_at {
+        // Of a control side whose state is behind. It may not name volumes of which we hold data, which would be deleted.
+        return;
+    }
     let live_nodes = map.nodes.iter().filter(|n| n.state == NodeState::Live).map(|n| n.id).collect();
-    let live_sessions: BTreeSet<SessionId> = map.live_sessions.iter().copied().collect();
-    node.facts = Arc::new(ClusterFacts { version: map.version, live_sessions, live_nodes });
+    let live_sessions: BTreeSet<SessionId> = map.live_sessions.iter().map(|live| live.id).collect();
+    let gone_disks = map.disks.iter().filter(|disk| disk.state != DiskState::Active).map(|disk| disk.id).collect();
+    node.facts = Arc::new(ClusterFacts { version: map.version, live_sessions, live_nodes, gone_disks });
     node.map = Some(Arc::clone(map));
+    node.owners = map.live_sessions.iter().map(|live| (live.id, live.owner)).collect();
     node.homes = map.disks.iter().map(|disk| (disk.id, disk.node)).collect();
     let volumes: HashMap<VolumeId, &VolumeRecord> = map.volumes.iter().map(|volume| (volume.id, volume)).collect();
     let mut leading: HashMap<PgId, DiskId> = HashMap::new();
@@ -50,7 +57,7 @@ pub(super) fn apply(node: &mut DataNode, map: &Arc<ClusterMap>) {
     tracing::debug!(version = %map.version, groups = node.groups.len(), "map applied");
 }
 
-impl DataNode {
+impl<H: Host> DataNode<H> {
     fn take_in(&mut self, key: GroupKey, volume: &VolumeRecord, map: GroupMap) {
         match self.groups.get_mut(&key) {
             Some(group) => group.others = others(&map, key.disk),

@@ -14,11 +14,12 @@
 //! | file | subject |
 //! |---|---|
 //! | `disks`, `proof` | opening disks, what can be proven of their last run |
-//! | `thread` | the thread, its loop, its clean stop |
+//! | `turn`, `host` | the node as its shell drives it, and what it stands on; shells are the thread and the simulator |
+//! | `thread`, `port` | the thread, its loop, its clean stop; the data port |
 //! | `node` | the state of the thread and the turn |
 //! | `groups` | machines: stepping them, carrying out their actions |
 //! | `map` | what a newer map changes here |
-//! | `server` | frames in, admission, answers out |
+//! | `server` | requests: admission, answers |
 //! | `waiting`, `lease` | requests that wait for a map; the right to serve |
 //! | `flush` | one flush of many groups |
 //! | `syncing`, `checkpoint`, `reading`, `workers` | what blocks, on other threads |
@@ -32,10 +33,12 @@ mod digest;
 mod disks;
 mod flush;
 mod groups;
+pub mod host;
 mod lease;
 mod map;
 mod node;
 mod peers;
+mod port;
 mod proof;
 mod reading;
 mod reclaim;
@@ -45,6 +48,7 @@ mod scrub;
 mod server;
 mod syncing;
 mod thread;
+pub mod turn;
 mod view;
 mod waiting;
 mod workers;
@@ -52,7 +56,8 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-pub use disks::{NodeDisk, OpenDiskError, OpenedDisk, OpenedDisks, format_disk, open_disks};
+pub use disks::{NodeDisk, OpenDiskError, OpenedDisk, OpenedDisks, check_disk, format_disk, open_disks, open_on};
 pub use lease::boot_time;
-pub use proof::MARK_FILE;
+pub use node::{Completion, NodeSettings};
+pub use proof::{CacheLife, MARK_FILE};
 pub use thread::{DataConfig, DataThread, SpawnError, spawn};

@@ -9,7 +9,8 @@ use super::counters::Counters;
 use super::disks::OpenedDisks;
 use super::flush::Flushes;
 use super::groups::{Group, GroupKey};
-use super::lease::{Lease, boot_time};
+use super::host::Host;
+use super::lease::Lease;
 use super::peers::Peers;
 use super::reading::{ReadDone, Reading};
 use super::repair::Repairs;
@@ -17,7 +18,6 @@ use super::scrub::ScrubState;
 use super::server::{Pending, Request};
 use super::syncing::{LocalDisk, SyncDone};
 use super::waiting::Waiting;
-use super::workers::Workers;
 use crate::bridge::{DataStatus, ToControl};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -30,20 +30,26 @@ use tokio::sync::mpsc::error::TrySendError;
 use weft_replication::{Action, Clock, ClusterFacts, Event, RequestToken};
 use weft_types::limits::{MAX_QUEUED_READS, MAX_UNSENT_TO_CONTROL, READ_THREADS};
 use weft_types::map::ClusterMap;
-use weft_types::{BootTime, ClusterId, DiskId, Incarnation, MapVersion, NodeId, PgId};
+use weft_types::{BootTime, ClusterId, DiskId, Incarnation, MapVersion, NodeId, PgId, SessionId, SessionOwner};
 
-pub(super) type Shared = Rc<RefCell<DataNode>>;
+pub(super) type Shared<H> = Rc<RefCell<DataNode<H>>>;
 
+/// What a data node is told once.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NodeSettings {
-    pub(super) cluster: ClusterId,
-    pub(super) node: NodeId,
-    pub(super) resync_bytes_per_second: u64,
-    pub(super) scrub_bytes_per_second: u64,
+pub struct NodeSettings {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+    /// Pace of resync from the groups that this node leads, together.
+    pub resync_bytes_per_second: u64,
+    /// Pace of the background scrub per disk; 0 turns it off.
+    pub scrub_bytes_per_second: u64,
+    /// Planted in every replica machine.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<weft_replication::Mutant>,
 }
 
 /// What comes back from the workers.
-pub(super) enum Completion {
+pub enum Completion {
     Sync(SyncDone),
     Checkpoint(CheckpointDone),
     Read(ReadDone),
@@ -60,10 +66,13 @@ pub(super) enum Stage {
     Stopped,
 }
 
-pub(super) struct DataNode {
+pub(super) struct DataNode<H: Host> {
+    pub(super) host: H,
     pub(super) settings: NodeSettings,
     pub(super) stage: Stage,
     pub(super) incarnation: Incarnation,
+    /// The map of its registration. An earlier one may not name groups that this node's disks hold.
+    pub(super) registered_at: MapVersion,
     pub(super) lease: Lease,
     pub(super) map: Option<Arc<ClusterMap>>,
     pub(super) facts: Arc<ClusterFacts>,
@@ -71,16 +80,18 @@ pub(super) struct DataNode {
     pub(super) leading: HashMap<PgId, DiskId>,
     /// The node of every disk, by the applied map.
     pub(super) homes: HashMap<DiskId, NodeId>,
-    pub(super) disks: BTreeMap<DiskId, LocalDisk>,
+    /// Who speaks for each live session, by the applied map.
+    pub(super) owners: HashMap<SessionId, SessionOwner>,
+    pub(super) disks: BTreeMap<DiskId, LocalDisk<H>>,
     pub(super) groups: BTreeMap<GroupKey, Group>,
-    pub(super) peers: Peers,
-    pub(super) requests: HashMap<RequestToken, Pending>,
+    pub(super) peers: Peers<H::Link>,
+    pub(super) requests: HashMap<RequestToken, Pending<H::Replier>>,
     pub(super) next_token: u64,
     /// Writes that this turn gave to machines.
     pub(super) fresh: Vec<RequestToken>,
-    pub(super) flushes: Flushes,
-    pub(super) waiting: Waiting<Request>,
-    pub(super) reading: Reading,
+    pub(super) flushes: Flushes<H::Replier>,
+    pub(super) waiting: Waiting<Request<H::Replier>>,
+    pub(super) reading: Reading<H::Pool>,
     pub(super) scrub: ScrubState,
     pub(super) repairs: Repairs,
     pub(super) ticks: u64,
@@ -97,29 +108,32 @@ pub(super) struct DataNode {
     turn_began: Option<Instant>,
 }
 
-impl DataNode {
+impl<H: Host> DataNode<H> {
     pub(super) fn new(
+        host: H,
         settings: NodeSettings,
-        opened: OpenedDisks,
-        completed: &Sender<Completion>,
+        opened: OpenedDisks<H::Disk>,
         to_control: Sender<ToControl>,
         status: Arc<DataStatus>,
     ) -> std::io::Result<Self> {
         let mut disks = BTreeMap::new();
         for disk in opened.disks {
-            disks.insert(disk.id, LocalDisk::new(disk, completed)?);
+            disks.insert(disk.id, LocalDisk::new(disk, &host)?);
         }
         let unsent = opened.left_out.into_iter().map(ToControl::Event).collect();
-        let readers = Workers::start("weft-read", READ_THREADS, MAX_QUEUED_READS, completed)?;
+        let readers = host.pool("weft-read", READ_THREADS, MAX_QUEUED_READS)?;
         Ok(Self {
+            host,
             settings,
             stage: Stage::Unregistered,
             incarnation: Incarnation::default(),
+            registered_at: MapVersion::default(),
             lease: Lease::default(),
             map: None,
             facts: Arc::default(),
             leading: HashMap::new(),
             homes: HashMap::new(),
+            owners: HashMap::new(),
             disks,
             groups: BTreeMap::new(),
             peers: Peers::default(),
@@ -149,7 +163,7 @@ impl DataNode {
     }
 
     pub(super) fn clock(&self) -> Clock {
-        Clock { now: boot_time(), lease_until: self.lease.until() }
+        Clock { now: self.host.now(), lease_until: self.lease.until() }
     }
 
     /// Marks the beginning of a turn, for its measure.
@@ -205,11 +219,12 @@ impl DataNode {
     }
 
     /// The process is registered: the disks are marked with its incarnation before anything is appended.
-    pub(super) fn registered(&mut self, incarnation: Incarnation) {
+    pub(super) fn registered(&mut self, incarnation: Incarnation, map_version: MapVersion) {
         if self.stage != Stage::Unregistered {
             return;
         }
         self.incarnation = incarnation;
+        self.registered_at = map_version;
         self.stage = Stage::Running;
         self.mark_disks_running();
     }
@@ -247,7 +262,7 @@ impl DataNode {
     }
 
     pub(super) fn next_release_in(&self) -> Option<Duration> {
-        self.waiting.next_release().map(|at| at.since(boot_time()))
+        self.waiting.next_release().map(|at| at.since(self.host.now()))
     }
 
     /// To the control thread. A message that finds no room is kept and sent later; set changes are not, because their

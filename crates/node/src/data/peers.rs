@@ -7,15 +7,16 @@
 //! to one node leaves on the ordered channel of one connection, in order; a broken connection is known at once. Must not
 //! know: what the messages mean.
 
+use super::host::Link;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use weft_proto::frame::Service;
 use weft_proto::replication::Envelope;
 use weft_transport::{Channel, Connection, Message, Payload, PeerHandle, SendError};
-use weft_types::NodeId;
 use weft_types::map::{ClusterMap, NodeState};
+use weft_types::{BootTime, NodeId};
 
 /// A node heard from within this time is reachable (design 5.3); two keep-alives fit.
 const HEARD_WITHIN: Duration = Duration::from_millis(1000);
@@ -29,65 +30,82 @@ pub(super) fn is_greeting(message: &Message) -> bool {
     message.service == Service::Replication && message.header.is_empty() && message.payload.is_empty()
 }
 
-#[derive(Default)]
-pub(super) struct Peers {
-    links: HashMap<NodeId, Link>,
+pub(super) struct Peers<L> {
+    links: HashMap<NodeId, Heard<L>>,
 }
 
-struct Link {
-    connection: Connection,
-    packets: u64,
-    heard: Instant,
+struct Heard<L> {
+    link: L,
+    count: u64,
+    at: BootTime,
 }
 
-impl Peers {
+impl<L> Default for Peers<L> {
+    fn default() -> Self {
+        Self { links: HashMap::new() }
+    }
+}
+
+impl<L: Link> Peers<L> {
     /// Takes a new connection into use; gives back the one that it replaces.
-    pub(super) fn opened(&mut self, node: NodeId, connection: Connection) -> Option<Connection> {
-        let link = Link { connection, packets: 0, heard: Instant::now() };
-        self.links.insert(node, link).map(|old| old.connection)
+    pub(super) fn opened(&mut self, node: NodeId, link: L, now: BootTime) -> Option<L> {
+        self.links.insert(node, Heard { link, count: 0, at: now }).map(|old| old.link)
     }
 
     /// Whether this was the connection in use.
-    pub(super) fn closed(&mut self, node: NodeId, connection: &Connection) -> bool {
-        let in_use = self.links.get(&node).is_some_and(|link| link.connection == *connection);
+    pub(super) fn closed(&mut self, node: NodeId, link: &L) -> bool {
+        let in_use = self.links.get(&node).is_some_and(|heard| heard.link == *link);
         if in_use {
             self.links.remove(&node);
         }
         in_use
     }
 
-    pub(super) fn connection(&self, node: NodeId) -> Option<Connection> {
-        self.links.get(&node).map(|link| link.connection.clone())
+    pub(super) fn link(&self, node: NodeId) -> Option<L> {
+        self.links.get(&node).map(|heard| heard.link.clone())
     }
 
     /// Whether it was queued.
     pub(super) fn send(&self, node: NodeId, envelope: &Envelope) -> bool {
-        let Some(link) = self.links.get(&node) else { return false };
-        let payload = match envelope.message.payload().count() {
-            0 => Payload::None,
-            1 => envelope.message.payload().next().cloned().map_or(Payload::None, Payload::One),
-            _ => Payload::Many(envelope.message.payload().cloned().collect::<Vec<Bytes>>()),
-        };
-        link.connection.send(Channel::Ordered, Service::Replication, envelope, payload).is_ok()
+        self.links.get(&node).is_some_and(|heard| heard.link.send(envelope))
     }
 
     /// Nodes heard from lately. Called at every tick.
-    pub(super) fn reachable(&mut self) -> Vec<NodeId> {
+    pub(super) fn reachable(&mut self, now: BootTime) -> Vec<NodeId> {
         let mut reachable = Vec::with_capacity(self.links.len());
-        for (node, link) in &mut self.links {
-            match link.connection.statistics().map(|statistics| statistics.received_packets) {
-                Some(count) if count == link.packets => {}
+        for (node, heard) in &mut self.links {
+            match heard.link.heard_count() {
+                Some(count) if count == heard.count => {}
                 count => {
-                    link.packets = count.unwrap_or_default();
-                    link.heard = Instant::now();
+                    heard.count = count.unwrap_or_default();
+                    heard.at = now;
                 }
             }
-            if link.connection.is_open() && link.heard.elapsed() < HEARD_WITHIN {
+            if heard.link.is_open() && now.since(heard.at) < HEARD_WITHIN {
                 reachable.push(*node);
             }
         }
         reachable.sort_unstable();
         reachable
+    }
+}
+
+impl Link for Connection {
+    fn send(&self, envelope: &Envelope) -> bool {
+        let payload = match envelope.message.payload().count() {
+            0 => Payload::None,
+            1 => envelope.message.payload().next().cloned().map_or(Payload::None, Payload::One),
+            _ => Payload::Many(envelope.message.payload().cloned().collect::<Vec<Bytes>>()),
+        };
+        Connection::send(self, Channel::Ordered, Service::Replication, envelope, payload).is_ok()
+    }
+
+    fn heard_count(&self) -> Option<u64> {
+        self.statistics().map(|statistics| statistics.received_packets)
+    }
+
+    fn is_open(&self) -> bool {
+        Self::is_open(self)
     }
 }
 

@@ -4,21 +4,20 @@
 //! When the pool's queue is full the read runs here, which slows the node down and refuses nobody. Must not know: why
 //! somebody reads.
 
-use super::disks::NodeDisk;
 use super::groups::GroupKey;
+use super::host::{Host, Pool};
 use super::node::{Completion, DataNode};
 use super::scrub::ScrubRead;
-use super::workers::Workers;
 use std::time::Instant;
 use weft_replication::{BadBlock, Event, ReadOutcome, ReadTicket, RequestToken};
-use weft_store::{ReadJob, Store, StoreError};
+use weft_store::{Disk, ReadJob, Store, StoreError};
 use weft_types::{BlockIndex, BlockRange, ChunkId, PgId};
 
 /// A read that was overtaken by a checkpoint is prepared anew; more often than this it is not believed any more.
 const MAX_ATTEMPTS: u32 = 16;
 
-pub(super) struct Reading {
-    workers: Workers<Completion>,
+pub(super) struct Reading<P> {
+    pool: P,
 }
 
 /// Who reads.
@@ -39,20 +38,20 @@ pub(super) struct BlockRead {
 }
 
 /// A cold read is done.
-pub(super) struct ReadDone {
+pub struct ReadDone {
     read: BlockRead,
     attempt: u32,
     outcome: Result<weft_store::ReadOutcome, StoreError>,
     began: Instant,
 }
 
-impl Reading {
-    pub(super) const fn new(workers: Workers<Completion>) -> Self {
-        Self { workers }
+impl<P> Reading<P> {
+    pub(super) const fn new(pool: P) -> Self {
+        Self { pool }
     }
 }
 
-impl DataNode {
+impl<H: Host> DataNode<H> {
     pub(super) fn read_blocks(&mut self, key: GroupKey, ticket: ReadTicket, chunk: ChunkId, range: BlockRange) {
         self.read(BlockRead { key, reader: Reader::Machine(ticket), chunk, range }, 0);
     }
@@ -78,10 +77,10 @@ impl DataNode {
         self.deliver(&read, Ok(weft_store::ReadOutcome::Retry));
     }
 
-    fn read_elsewhere(&mut self, read: BlockRead, attempt: u32, job: ReadJob<NodeDisk>) {
+    fn read_elsewhere(&mut self, read: BlockRead, attempt: u32, job: ReadJob<H::Disk>) {
         let began = Instant::now();
         let work = Box::new(move || Completion::Read(ReadDone { read, attempt, outcome: job.run(), began }));
-        if let Err(no_room) = self.reading.workers.submit(work)
+        if let Err(no_room) = self.reading.pool.submit(work)
             && let Completion::Read(done) = (no_room.0)()
         {
             self.read_done(done);
@@ -124,8 +123,8 @@ impl DataNode {
 }
 
 /// Runs of present blocks of a chunk.
-pub(super) fn presence(
-    store: &Store<NodeDisk>,
+pub(super) fn presence<D: Disk>(
+    store: &Store<D>,
     pg: PgId,
     chunk: ChunkId,
 ) -> Result<Vec<(BlockIndex, u16)>, StoreError> {

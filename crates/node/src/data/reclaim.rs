@@ -5,17 +5,16 @@
 //! asked again until `RECLAIM_TIMEOUT`. Deleting and cutting are idempotent, so repeating does no harm. Must not know:
 //! why something is removed.
 
+use super::host::{Host, Together, within};
 use super::node::Shared;
-use super::server::{Answer, Request, Server};
+use super::server::{Answer, Request};
+use super::turn::{Speaker, settle};
 use crate::bridge::ReclaimTo;
 use bytes::Bytes;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
 use weft_proto::data::{DataReply, DataRequest, TruncateRequest};
-use weft_proto::frame::Service;
 use weft_types::limits::{DEFAULT_CALL_TIMEOUT, MAX_RECLAIM_FAN_OUT, RECLAIM_TIMEOUT};
 use weft_types::{DataError, MapVersion, NodeId, ObjectId, PgId, VolumeId};
 
@@ -41,39 +40,36 @@ impl Reclaim {
     }
 }
 
-pub(super) fn start(server: &Rc<Server>, reclaim: Reclaim, done: oneshot::Sender<Result<(), String>>) {
-    let server = Rc::clone(server);
-    tokio::task::spawn_local(async move {
-        let result = match timeout(RECLAIM_TIMEOUT, run(&server, reclaim)).await {
-            Ok(result) => result,
-            Err(_) => Err(format!("not every group answered within {} s", RECLAIM_TIMEOUT.as_secs())),
+pub(super) fn start<H: Host>(shared: &Shared<H>, reclaim: Reclaim, done: oneshot::Sender<Result<(), String>>) {
+    let (host, shared) = (shared.borrow().host.clone(), Rc::clone(shared));
+    host.clone().spawn(async move {
+        let result = match within(&host, RECLAIM_TIMEOUT, run(&host, &shared, reclaim)).await {
+            Some(result) => result,
+            None => Err(format!("not every group answered within {} s", RECLAIM_TIMEOUT.as_secs())),
         };
         // Whoever asked may have lost the lead meanwhile.
         let _ = done.send(result);
     });
 }
 
-async fn run(server: &Rc<Server>, reclaim: Reclaim) -> Result<(), String> {
-    let shared = server.shared();
+async fn run<H: Host>(host: &H, shared: &Shared<H>, reclaim: Reclaim) -> Result<(), String> {
     let map = shared.borrow().map.clone().ok_or_else(|| "no map yet".to_owned())?;
     let mut groups = map.pgs.iter().map(|record| record.pg).filter(|pg| pg.volume == reclaim.volume);
-    let mut running = JoinSet::new();
+    let mut running = Together::default();
     loop {
         while running.len() < MAX_RECLAIM_FAN_OUT {
             let Some(pg) = groups.next() else { break };
-            running.spawn_local(one_group(Rc::clone(server), reclaim, pg));
+            running.add(one_group(host.clone(), Rc::clone(shared), reclaim, pg));
         }
-        match running.join_next().await {
+        match running.next().await {
             None => return Ok(()),
-            Some(Ok(result)) => result?,
-            Some(Err(error)) => return Err(format!("a clean-up task ended: {error}")),
+            Some(result) => result?,
         }
     }
 }
 
 /// Asks until the group's primary has done it.
-async fn one_group(server: Rc<Server>, reclaim: Reclaim, pg: PgId) -> Result<(), String> {
-    let shared = server.shared();
+async fn one_group<H: Host>(host: H, shared: Shared<H>, reclaim: Reclaim, pg: PgId) -> Result<(), String> {
     let mut pause = PAUSE_MIN;
     loop {
         let Some((version, leader, own)) = route(&shared, pg) else {
@@ -83,9 +79,9 @@ async fn one_group(server: Rc<Server>, reclaim: Reclaim, pg: PgId) -> Result<(),
         if let Some(leader) = leader {
             let request = reclaim.request(pg, version);
             let answer = if leader == own {
-                ask_here(&server, &shared, request).await
+                ask_here(&host, &shared, request).await
             } else {
-                ask_there(&shared, leader, &request).await
+                ask_there(&host, &shared, leader, &request).await
             };
             match answer {
                 Some(Ok(_)) => return Ok(()),
@@ -94,29 +90,32 @@ async fn one_group(server: Rc<Server>, reclaim: Reclaim, pg: PgId) -> Result<(),
                 None => {}
             }
         }
-        sleep(pause).await;
+        host.sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
 /// Map version, the node that leads the group, and this node; `None` when the map does not know the group.
-fn route(shared: &Shared, pg: PgId) -> Option<(MapVersion, Option<NodeId>, NodeId)> {
+fn route<H: Host>(shared: &Shared<H>, pg: PgId) -> Option<(MapVersion, Option<NodeId>, NodeId)> {
     let node = shared.borrow();
     let map = node.map.as_ref()?;
     let record = map.pgs.iter().find(|record| record.pg == pg)?;
     Some((map.version, record.primary_member().map(|member| member.node), node.settings.node))
 }
 
-async fn ask_here(server: &Server, shared: &Shared, body: DataRequest) -> Option<Result<DataReply, DataError>> {
+async fn ask_here<H: Host>(host: &H, shared: &Shared<H>, body: DataRequest) -> Option<Result<DataReply, DataError>> {
     let (answer, answered) = oneshot::channel();
-    let received = std::time::Instant::now();
-    shared.borrow_mut().admit(Request { body, payload: Bytes::new(), answer: Answer::Local(answer), received });
-    server.settle();
-    timeout_at(Instant::now() + DEFAULT_CALL_TIMEOUT, answered).await.ok()?.ok()
+    shared.borrow_mut().admit(Request::new(body, Bytes::new(), Answer::Local(answer), Speaker::Node));
+    settle(shared);
+    within(host, DEFAULT_CALL_TIMEOUT, answered).await?.ok()
 }
 
-async fn ask_there(shared: &Shared, node: NodeId, body: &DataRequest) -> Option<Result<DataReply, DataError>> {
-    let connection = shared.borrow().peers.connection(node)?;
-    let call = connection.call::<_, Result<DataReply, DataError>>(Service::Data, body, (), DEFAULT_CALL_TIMEOUT);
-    call.await.ok().map(|(reply, _)| reply)
+async fn ask_there<H: Host>(
+    host: &H,
+    shared: &Shared<H>,
+    node: NodeId,
+    body: &DataRequest,
+) -> Option<Result<DataReply, DataError>> {
+    let link = shared.borrow().peers.link(node)?;
+    host.call(&link, body, DEFAULT_CALL_TIMEOUT).await.map(|(reply, _)| reply)
 }

@@ -9,6 +9,7 @@
 //! Guarantees: few repairs at a time; each is counted and told. Must not know: epochs, positions.
 
 use super::groups::GroupKey;
+use super::host::Host;
 use super::node::{DataNode, Shared};
 use super::reading::{BlockRead, Reader};
 use super::server::{Answer, Kind, Pending};
@@ -17,7 +18,6 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use weft_proto::data::{DataReply, DataRequest, ReadRequest};
-use weft_proto::frame::Service;
 use weft_replication::{ReadOutcome, Reply, RequestToken};
 use weft_store::Repaired;
 use weft_types::limits::DEFAULT_CALL_TIMEOUT;
@@ -45,7 +45,7 @@ pub(super) struct Repairs {
     running: usize,
 }
 
-impl DataNode {
+impl<H: Host> DataNode<H> {
     pub(super) fn want_repair(&mut self, task: RepairTask) {
         if self.repairs.queued.len() < MAX_QUEUED_REPAIRS {
             self.repairs.queued.push_back(task);
@@ -53,7 +53,7 @@ impl DataNode {
     }
 
     /// Serves another node's repair: the block as this replica has it, if it verifies.
-    pub(super) fn serve_repair(&mut self, request: &ReadRequest, answer: Answer, received: Instant) {
+    pub(super) fn serve_repair(&mut self, request: &ReadRequest, answer: Answer<H::Replier>, received: Instant) {
         let token = self.next_token();
         self.requests.insert(token, Pending::new(answer, Kind::Other, received));
         let end = request.offset_bytes.saturating_add(request.length_bytes);
@@ -82,19 +82,19 @@ impl DataNode {
 }
 
 /// Starts what is queued, a few at a time. Called at the end of a turn.
-pub(super) fn start_queued(shared: &Shared, node: &mut DataNode) {
+pub(super) fn start_queued<H: Host>(shared: &Shared<H>, node: &mut DataNode<H>) {
     while node.repairs.running < MAX_REPAIRS_RUNNING {
         let Some(task) = node.repairs.queued.pop_front() else { return };
         node.repairs.running += 1;
         let shared = Rc::clone(shared);
-        tokio::task::spawn_local(async move {
+        node.host.spawn(async move {
             run(&shared, task).await;
             shared.borrow_mut().repairs.running -= 1;
         });
     }
 }
 
-async fn run(shared: &Shared, task: RepairTask) {
+async fn run<H: Host>(shared: &Shared<H>, task: RepairTask) {
     let RepairTask { key, chunk, block, expected } = task;
     let told = match expected {
         None => Err("its own hash is lost as well".to_owned()),
@@ -131,10 +131,11 @@ async fn run(shared: &Shared, task: RepairTask) {
 }
 
 /// Asks all members, again after a pause: just after a start nobody is connected yet.
-async fn fetch(shared: &Shared, task: RepairTask, expected: BlockHash) -> Option<(NodeId, bytes::Bytes)> {
+async fn fetch<H: Host>(shared: &Shared<H>, task: RepairTask, expected: BlockHash) -> Option<(NodeId, bytes::Bytes)> {
     for attempt in 0..REPAIR_ATTEMPTS {
         if attempt > 0 {
-            tokio::time::sleep(REPAIR_PAUSE).await;
+            let pause = shared.borrow().host.sleep(REPAIR_PAUSE);
+            pause.await;
         }
         if let Some(found) = ask_members(shared, task, expected).await {
             return Some(found);
@@ -144,7 +145,11 @@ async fn fetch(shared: &Shared, task: RepairTask, expected: BlockHash) -> Option
 }
 
 /// Good bytes, and from whom.
-async fn ask_members(shared: &Shared, task: RepairTask, expected: BlockHash) -> Option<(NodeId, bytes::Bytes)> {
+async fn ask_members<H: Host>(
+    shared: &Shared<H>,
+    task: RepairTask,
+    expected: BlockHash,
+) -> Option<(NodeId, bytes::Bytes)> {
     let RepairTask { key, chunk, block, .. } = task;
     let (request, members) = {
         let node = shared.borrow();
@@ -155,14 +160,17 @@ async fn ask_members(shared: &Shared, task: RepairTask, expected: BlockHash) -> 
             chunk,
             offset_bytes: u32::from(block.0) * BLOCK_SIZE as u32,
             length_bytes: BLOCK_SIZE as u32,
+            generation: None,
         });
         (request, node.groups.get(&key)?.others.clone())
     };
     for (_, member) in members {
-        let Some(connection) = shared.borrow().peers.connection(member) else { continue };
-        let call =
-            connection.call::<_, Result<DataReply, DataError>>(Service::Data, &request, (), DEFAULT_CALL_TIMEOUT);
-        let Ok((Ok(DataReply::Read), bytes)) = call.await else { continue };
+        let call = {
+            let node = shared.borrow();
+            let Some(link) = node.peers.link(member) else { continue };
+            node.host.call(&link, &request, DEFAULT_CALL_TIMEOUT)
+        };
+        let Some((Ok(DataReply::Read), bytes)) = call.await else { continue };
         if bytes.len() == BLOCK_SIZE && block_hash(key.pg.volume, chunk, block, &bytes) == expected {
             return Some((member, bytes));
         }

@@ -1,5 +1,6 @@
 //! What this thread tells of itself: facts for heartbeats, the report, the progress of resync.
 
+use super::host::Host;
 use super::node::DataNode;
 use weft_proto::admin::{DiskReport, HealProgress, NodeReport};
 use weft_replication::{Event, RoleStatus};
@@ -9,12 +10,12 @@ use weft_types::{PgId, VolumeId};
 /// Ticks between two looks at every group.
 const TICKS_PER_LOOK: u64 = 5;
 
-impl DataNode {
+impl<H: Host> DataNode<H> {
     /// At every tick: what heartbeats carry.
     pub(super) fn publish_facts(&mut self) {
         self.ticks += 1;
         let look = self.ticks % TICKS_PER_LOOK == 1;
-        let reachable = self.peers.reachable();
+        let reachable = self.peers.reachable(self.host.now());
         let troubled = look.then(|| self.troubled());
         let healthy = self.disks.iter().filter(|(_, disk)| disk.failure().is_none());
         let free_bytes = healthy.map(|(id, disk)| (*id, disk.store.space().free_bytes)).collect();
@@ -79,7 +80,7 @@ impl DataNode {
         NodeReport {
             node: self.settings.node,
             applied: self.applied(),
-            lease_held: self.lease.is_held(super::lease::boot_time()),
+            lease_held: self.lease.is_held(self.host.now()),
             resident_bytes,
             resident_peak_bytes,
             counters,
@@ -89,7 +90,7 @@ impl DataNode {
     }
 }
 
-fn disk_report(id: weft_types::DiskId, disk: &super::syncing::LocalDisk) -> DiskReport {
+fn disk_report<H: Host>(id: weft_types::DiskId, disk: &super::syncing::LocalDisk<H>) -> DiskReport {
     let space = disk.store.space();
     let pressure = disk.store.journal_pressure();
     let filesystem = match disk.disk.filesystem() {

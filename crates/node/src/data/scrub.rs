@@ -5,13 +5,14 @@
 //! repaired.
 
 use super::groups::GroupKey;
+use super::host::Host;
 use super::node::{DataNode, Stage};
 use super::reading::{BlockRead, Reader};
 use super::repair::RepairTask;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use weft_replication::{ReadOutcome, TICK_INTERVAL};
-use weft_types::{BLOCK_SIZE, BlockIndex, BlockRange, ChunkId, DiskId};
+use weft_types::{BLOCK_SIZE, BlockIndex, BlockRange, BootTime, ChunkId, DiskId};
 
 /// One read: large enough to be sequential, small enough not to delay a guest's read on the same disk.
 const SCRUB_BLOCKS: u16 = 64;
@@ -36,7 +37,7 @@ struct DiskScrub {
     budget_bytes: u64,
     reading: bool,
     began: bool,
-    ended: Option<Instant>,
+    ended: Option<BootTime>,
 }
 
 #[derive(Clone, Copy)]
@@ -48,19 +49,20 @@ struct Position {
 }
 
 /// Every tick.
-pub(super) fn tick(node: &mut DataNode) {
+pub(super) fn tick<H: Host>(node: &mut DataNode<H>) {
     let pace = node.settings.scrub_bytes_per_second;
     if pace == 0 || node.stage != Stage::Running || node.map.is_none() {
         return;
     }
     let per_tick = pace.saturating_mul(u64::try_from(TICK_INTERVAL.as_millis()).unwrap_or(0)) / 1000;
+    let now = node.host.now();
     let healthy: Vec<DiskId> =
         node.disks.iter().filter(|(_, disk)| disk.failure().is_none()).map(|(id, _)| *id).collect();
     for id in healthy {
         let scrub = node.scrub.disks.entry(id).or_default();
         // A second's worth at most: after a stall the scrub does not catch up in a burst.
         scrub.budget_bytes = (scrub.budget_bytes + per_tick).min(pace);
-        let resting = scrub.ended.is_some_and(|ended| ended.elapsed() < ROUND_PAUSE);
+        let resting = scrub.ended.is_some_and(|ended| now.since(ended) < ROUND_PAUSE);
         if !scrub.reading && !resting {
             advance(node, id);
         }
@@ -68,7 +70,7 @@ pub(super) fn tick(node: &mut DataNode) {
 }
 
 /// Starts the next read, if the budget allows.
-fn advance(node: &mut DataNode, id: DiskId) {
+fn advance<H: Host>(node: &mut DataNode<H>, id: DiskId) {
     let Some(position) = next_position(node, id) else { return };
     let Some(scrub) = node.scrub.disks.get_mut(&id) else { return };
     let count = SCRUB_BLOCKS.min(position.blocks - position.next_block);
@@ -86,7 +88,7 @@ fn advance(node: &mut DataNode, id: DiskId) {
     node.read(BlockRead { key: position.key, reader, chunk: position.chunk, range }, 0);
 }
 
-fn next_position(node: &mut DataNode, id: DiskId) -> Option<Position> {
+fn next_position<H: Host>(node: &mut DataNode<H>, id: DiskId) -> Option<Position> {
     let scrub = node.scrub.disks.get_mut(&id)?;
     if let Some(position) = scrub.at.take() {
         return Some(position);
@@ -103,7 +105,7 @@ fn next_position(node: &mut DataNode, id: DiskId) -> Option<Position> {
         }
         let Some(key) = scrub.groups.pop() else {
             scrub.began = false;
-            scrub.ended = Some(Instant::now());
+            scrub.ended = Some(node.host.now());
             node.counters.scrub_rounds += 1;
             return None;
         };
@@ -112,7 +114,7 @@ fn next_position(node: &mut DataNode, id: DiskId) -> Option<Position> {
     }
 }
 
-impl DataNode {
+impl<H: Host> DataNode<H> {
     /// A read of the scrub came back.
     pub(super) fn scrubbed(&mut self, read: &BlockRead, _mark: ScrubRead, outcome: ReadOutcome) {
         let id = read.key.disk;

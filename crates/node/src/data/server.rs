@@ -1,50 +1,40 @@
-//! The data port: frames in, admission, answers out.
+//! Requests: admission, waiting for the map, and carrying a machine's answer back to whoever asked.
 //!
-//! Responsible for: decoding, who may say what, waiting for the map, and carrying a machine's answer back to whoever
-//! asked. Guarantees: a request is looked at only when the map it names is applied; lease check, session check and
-//! sequencing then happen in one step of the machine (design 4.2, 4.4); every request is answered once, or its connection
-//! has ended. Must not know: how a machine decides.
+//! Guarantees: a request is looked at only when the map it names is applied; lease check, session check and sequencing
+//! then happen in one step of the machine (design 4.2, 4.4); every request is answered once, or its connection has ended.
+//! Must not know: how a machine decides, frames and sockets.
 
 use super::flush::FlushPart;
-use super::lease::boot_time;
-use super::node::{DataNode, Shared, Stage};
-use super::peers::{self, Dialers};
-use super::repair::{self, REPAIR_SESSION};
+use super::host::{Host, Replier};
+use super::node::{DataNode, Stage};
+use super::repair::REPAIR_SESSION;
+use super::turn::Speaker;
 use super::waiting::{Full, delay_under_pressure, must_wait};
 use crate::data::groups::GroupKey;
 use bytes::Bytes;
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::rc::{Rc, Weak};
 use std::time::Instant;
-use tokio::sync::{Notify, oneshot};
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot;
 use weft_proto::data::{DataReply, DataRequest};
-use weft_proto::frame::{Refusal, Service};
-use weft_proto::hello::{Hello, HelloRole};
 use weft_proto::replication::{Envelope, Message as PeerMessage};
 use weft_replication::{ClientRequest, Event, Reply, RequestToken, TICK_INTERVAL};
-use weft_transport::dialer::DialTarget;
-use weft_transport::{
-    CloseReason, Connection, Endpoint, Handler, Message, PeerHandle, PeerRole, Replier, connection::Side,
-};
+use weft_transport::Payload;
 use weft_types::error::NotServing;
 use weft_types::limits::{MAP_WAIT_TIMEOUT, MAX_IO_BYTES};
-use weft_types::{DataError, MapVersion, NodeId, OperationId, PgId, SessionId};
+use weft_types::{BootTime, DataError, MapVersion, NodeId, PgId, SessionId};
 
 /// Where an answer goes.
-pub(super) enum Answer {
-    Wire(Replier),
+pub(super) enum Answer<R> {
+    Wire(R),
     FlushPart(FlushPart),
     /// Somebody in this process.
     Local(oneshot::Sender<Result<DataReply, DataError>>),
 }
 
-impl Answer {
+impl<R: Replier> Answer<R> {
     /// An answer without data.
     pub(super) fn send(self, result: Result<DataReply, DataError>) {
         match self {
-            Self::Wire(replier) => replier.reply(&result, ()),
+            Self::Wire(replier) => replier.reply(&result, Payload::None),
             // The asker may have given up.
             Self::Local(sender) => drop(sender.send(result)),
             // Parts of a flush are refused through `DataNode::flush_part`.
@@ -63,29 +53,37 @@ pub(super) enum Kind {
 }
 
 /// A request that has been looked at and not been answered.
-pub(super) struct Pending {
-    answer: Answer,
+pub(super) struct Pending<R> {
+    answer: Answer<R>,
     kind: Kind,
     received: Instant,
     sequenced: Option<Instant>,
     span: tracing::Span,
 }
 
-impl Pending {
-    pub(super) fn new(answer: Answer, kind: Kind, received: Instant) -> Self {
+impl<R> Pending<R> {
+    pub(super) fn new(answer: Answer<R>, kind: Kind, received: Instant) -> Self {
         Self { answer, kind, received, sequenced: None, span: tracing::Span::none() }
     }
 }
 
 /// A request that has not been looked at.
-pub(super) struct Request {
+pub(super) struct Request<R> {
     pub(super) body: DataRequest,
     pub(super) payload: Bytes,
-    pub(super) answer: Answer,
+    pub(super) answer: Answer<R>,
+    from: Speaker,
+    /// For the measure of time.
     pub(super) received: Instant,
+    /// Since when it is held back because a journal fills up.
+    slowed: Option<BootTime>,
 }
 
-impl Request {
+impl<R> Request<R> {
+    pub(super) fn new(body: DataRequest, payload: Bytes, answer: Answer<R>, from: Speaker) -> Self {
+        Self { body, payload, answer, from, received: Instant::now(), slowed: None }
+    }
+
     fn map_version(&self) -> MapVersion {
         match &self.body {
             DataRequest::Write(r) => r.map_version,
@@ -112,17 +110,6 @@ impl Request {
         }
     }
 
-    /// For spans.
-    fn origin(&self) -> (SessionId, OperationId) {
-        match &self.body {
-            DataRequest::Write(r) => (r.origin.session, r.origin.operation),
-            DataRequest::Discard(r) => (r.origin.session, r.origin.operation),
-            DataRequest::Read(r) => (r.session, OperationId(0)),
-            DataRequest::Flush(r) => (r.session, OperationId(0)),
-            _ => (SessionId(0), OperationId(0)),
-        }
-    }
-
     const fn kind(&self) -> Kind {
         match &self.body {
             DataRequest::Write(_) | DataRequest::Discard(_) => Kind::Write,
@@ -133,7 +120,8 @@ impl Request {
     }
 
     /// Only nodes act without a client behind them, and a write brings what it writes.
-    fn is_proper(&self, from_node: bool) -> bool {
+    pub(super) fn is_proper(&self) -> bool {
+        let from_node = self.from == Speaker::Node;
         match &self.body {
             DataRequest::Write(_) => !self.payload.is_empty() && self.payload.len() <= MAX_IO_BYTES,
             DataRequest::Read(r) => {
@@ -149,199 +137,9 @@ impl Request {
     }
 }
 
-enum LinkNews {
-    Opened(NodeId, Connection),
-    Closed(NodeId, Connection),
-}
-
-/// The handler of every connection, both of those dialed and of those accepted.
-pub(super) struct Server {
-    node: Shared,
-    endpoint: Endpoint,
-    hello: Rc<Cell<Hello>>,
-    dialers: RefCell<Dialers>,
-    /// News of connections. They may come while the node's state is in use, so they are taken up at the next settling.
-    links: RefCell<VecDeque<LinkNews>>,
-    has_links: Notify,
-    accepting: RefCell<Option<AbortHandle>>,
-    this: Weak<Self>,
-}
-
-impl Server {
-    pub(super) fn start(node: DataNode, endpoint: Endpoint) -> Rc<Self> {
-        let hello = Hello { cluster: node.settings.cluster, role: role(&node) };
-        let server = Rc::new_cyclic(|this| Self {
-            node: Rc::new(RefCell::new(node)),
-            endpoint,
-            hello: Rc::new(Cell::new(hello)),
-            dialers: RefCell::default(),
-            links: RefCell::default(),
-            has_links: Notify::new(),
-            accepting: RefCell::default(),
-            this: Weak::clone(this),
-        });
-        let accepting = server.endpoint.serve(Rc::clone(&server.hello), Rc::clone(&server) as Rc<dyn Handler>);
-        *server.accepting.borrow_mut() = Some(accepting.abort_handle());
-        server
-    }
-
-    pub(super) fn shared(&self) -> Shared {
-        Rc::clone(&self.node)
-    }
-
-    /// Ends the turn.
-    pub(super) fn settle(&self) {
-        let mut node = self.node.borrow_mut();
-        self.take_up_links(&mut node);
-        node.settle();
-        repair::start_queued(&self.node, &mut node);
-    }
-
-    fn take_up_links(&self, node: &mut DataNode) {
-        loop {
-            let Some(news) = self.links.borrow_mut().pop_front() else { return };
-            match news {
-                LinkNews::Opened(peer, connection) => {
-                    // A replaced connection is left to end by itself: closing it would call back into this handler.
-                    if node.peers.opened(peer, connection).is_some() {
-                        node.peer_changed(peer, Event::PeerDown);
-                    }
-                    node.peer_changed(peer, Event::PeerUp);
-                }
-                LinkNews::Closed(peer, connection) => {
-                    if node.peers.closed(peer, &connection) {
-                        node.peer_changed(peer, Event::PeerDown);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Dials the nodes of a newer map.
-    pub(super) fn connect_peers(&self) {
-        let (own, map) = {
-            let node = self.node.borrow();
-            self.hello.set(Hello { cluster: node.settings.cluster, role: role(&node) });
-            (node.settings.node, node.map.clone())
-        };
-        let (Some(map), Some(this)) = (map, self.this.upgrade()) else { return };
-        let mut dialers = self.dialers.borrow_mut();
-        dialers.follow(own, &map, |peer, address| {
-            let target = DialTarget { address, expect: Some(PeerRole::Node(peer)), hello: Rc::clone(&self.hello) };
-            PeerHandle::dial(&self.endpoint, target, Rc::clone(&this) as Rc<dyn Handler>)
-        });
-        dialers.hurry();
-    }
-
-    /// Waits until a connection was made or lost.
-    pub(super) async fn link_news(&self) {
-        self.has_links.notified().await;
-    }
-
-    /// Nothing is appended from here on, whatever still arrives.
-    pub(super) fn stop_appending(&self) {
-        self.node.borrow_mut().stage = Stage::Stopped;
-    }
-
-    /// Lets go of disks and connections. Connections know their handler and the handler knows connections, so nobody
-    /// else would.
-    pub(super) fn dismantle(&self) {
-        self.disconnect();
-        let mut node = self.node.borrow_mut();
-        node.dismantle();
-        let links = std::mem::take(&mut node.peers);
-        let requests = std::mem::take(&mut node.requests);
-        drop(node);
-        drop((links, requests));
-        self.links.borrow_mut().clear();
-    }
-
-    pub(super) fn disconnect(&self) {
-        if let Some(accepting) = self.accepting.borrow_mut().take() {
-            accepting.abort();
-        }
-        let dialers = std::mem::take(&mut *self.dialers.borrow_mut());
-        drop(dialers);
-    }
-}
-
-fn role(node: &DataNode) -> HelloRole {
-    HelloRole::Node { node: node.settings.node, incarnation: node.incarnation }
-}
-
-/// The node at the other end, if the peer speaks as one.
-fn peer_node(connection: &Connection) -> Option<NodeId> {
-    match connection.hello().role {
-        HelloRole::Node { node, .. } => Some(node),
-        _ => None,
-    }
-}
-
-impl Handler for Server {
-    fn on_open(&self, connection: &Connection) {
-        if connection.side() == Side::Dialed
-            && let Some(peer) = peer_node(connection)
-        {
-            // If it cannot be queued the connection is over, and that is told too.
-            let _ = peers::greet(connection);
-            self.links.borrow_mut().push_back(LinkNews::Opened(peer, connection.clone()));
-            self.has_links.notify_one();
-        }
-    }
-
-    fn on_request(&self, connection: &Connection, message: Message, replier: Replier) {
-        if message.service != Service::Data {
-            return replier.refuse(&Refusal::NoSuchService);
-        }
-        let Ok(body) = message.decode::<DataRequest>() else { return replier.refuse(&Refusal::Malformed) };
-        let mut node = self.node.borrow_mut();
-        node.begin_turn();
-        let request =
-            Request { body, payload: message.payload, answer: Answer::Wire(replier), received: Instant::now() };
-        if request.is_proper(connection.identity().as_node().is_some()) {
-            node.admit(request);
-        } else {
-            node.refuse_request(request, DataError::Malformed);
-        }
-    }
-
-    fn on_message(&self, connection: &Connection, message: Message) {
-        let from = peer_node(connection);
-        if let Some(peer) = from
-            && peers::is_greeting(&message)
-        {
-            self.links.borrow_mut().push_back(LinkNews::Opened(peer, connection.clone()));
-            return;
-        }
-        let mut node = self.node.borrow_mut();
-        node.begin_turn();
-        let envelope = (message.service == Service::Replication).then(|| message.decode::<Envelope>().ok()).flatten();
-        let (Some(from), Some(mut envelope)) = (from, envelope) else {
-            node.counters.peer_messages_refused += 1;
-            return;
-        };
-        if envelope.message.attach_payload(message.payload).is_err() {
-            node.counters.peer_messages_refused += 1;
-            return;
-        }
-        node.peer_message(from, envelope);
-    }
-
-    fn on_batch_end(&self, _connection: &Connection) {
-        self.settle();
-    }
-
-    fn on_closed(&self, connection: &Connection, _reason: &CloseReason) {
-        if let Some(peer) = peer_node(connection) {
-            self.links.borrow_mut().push_back(LinkNews::Closed(peer, connection.clone()));
-            self.has_links.notify_one();
-        }
-    }
-}
-
-impl DataNode {
+impl<H: Host> DataNode<H> {
     /// Looks at a request now, or holds it until that is allowed.
-    pub(super) fn admit(&mut self, request: Request) {
+    pub(super) fn admit(&mut self, mut request: Request<H::Replier>) {
         self.counters.requests += 1;
         let reason = match self.stage {
             Stage::Running => None,
@@ -355,31 +153,33 @@ impl DataNode {
         if version > self.applied() {
             // Design 4.2: a node behind the map that a request names waits for it.
             self.counters.requests_waited_for_map += 1;
-            let deadline = boot_time() + MAP_WAIT_TIMEOUT;
+            let deadline = self.host.now() + MAP_WAIT_TIMEOUT;
             let held = self.waiting.for_map(version, deadline, bytes, request);
             return self.refuse_overloaded(held);
         }
         if let Some(delay) = self.slowing(&request) {
             self.counters.requests_slowed += 1;
-            let held = self.waiting.for_time(boot_time() + delay, bytes, request);
+            let now = self.host.now();
+            request.slowed = Some(now);
+            let held = self.waiting.for_time(now + delay, bytes, request);
             return self.refuse_overloaded(held);
         }
         self.start(request);
     }
 
-    fn refuse_overloaded(&mut self, held: Result<(), Full<Request>>) {
+    fn refuse_overloaded(&mut self, held: Result<(), Full<Request<H::Replier>>>) {
         if let Err(Full(request)) = held {
             self.refuse_request(request, DataError::NotServing { reason: NotServing::Overloaded });
         }
     }
 
     /// A write to a disk whose journal is filling up is held back (design 6).
-    fn slowing(&self, request: &Request) -> Option<std::time::Duration> {
+    fn slowing(&self, request: &Request<H::Replier>) -> Option<std::time::Duration> {
         delay_under_pressure(self.pressure(request)?)
     }
 
     /// How full the journal is that a write goes to.
-    fn pressure(&self, request: &Request) -> Option<f64> {
+    fn pressure(&self, request: &Request<H::Replier>) -> Option<f64> {
         if request.kind() != Kind::Write {
             return None;
         }
@@ -388,11 +188,16 @@ impl DataNode {
     }
 
     pub(super) fn release_waiting(&mut self) {
-        for request in self.waiting.released(self.applied(), boot_time()) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let now = self.host.now();
+        for mut request in self.waiting.released(self.applied(), now) {
             let full = self.pressure(&request).is_some_and(must_wait);
-            if full && request.received.elapsed() < MAP_WAIT_TIMEOUT {
+            let waited = now.since(*request.slowed.get_or_insert(now));
+            if full && waited < MAP_WAIT_TIMEOUT {
                 let bytes = request.payload.len();
-                let held = self.waiting.for_time(boot_time() + TICK_INTERVAL, bytes, request);
+                let held = self.waiting.for_time(now + TICK_INTERVAL, bytes, request);
                 self.refuse_overloaded(held);
             } else if full {
                 self.refuse_request(request, DataError::NotServing { reason: NotServing::Overloaded });
@@ -403,7 +208,7 @@ impl DataNode {
     }
 
     pub(super) fn expire_waiting(&mut self) {
-        for request in self.waiting.expired(boot_time()) {
+        for request in self.waiting.expired(self.host.now()) {
             self.refuse_request(request, DataError::NotServing { reason: NotServing::Overloaded });
         }
     }
@@ -415,16 +220,29 @@ impl DataNode {
     }
 
     /// Answers a request that no machine has seen.
-    pub(super) fn refuse_request(&mut self, request: Request, error: DataError) {
+    pub(super) fn refuse_request(&mut self, request: Request<H::Replier>, error: DataError) {
         self.counters.requests_refused += 1;
         request.answer.send(Err(error));
     }
 
+    /// By the certificate of who asks (W5). A session that is not listed is the machine's to refuse, as fenced.
+    fn speaks_for(&self, from: Speaker, session: SessionId) -> bool {
+        match from {
+            Speaker::Node => true,
+            Speaker::Client(owner) => self.owners.get(&session).is_none_or(|known| *known == owner),
+        }
+    }
+
     /// Gives a request to its machine.
-    fn start(&mut self, request: Request) {
+    fn start(&mut self, request: Request<H::Replier>) {
         let kind = request.kind();
-        let (session, operation) = request.origin();
-        let Request { body, payload, answer, received } = request;
+        let (session, operation) = request.body.asked_by();
+        let what = request.body.name();
+        if !self.speaks_for(request.from, session) {
+            self.counters.requests_of_other_sessions += 1;
+            return self.refuse_request(request, DataError::Malformed);
+        }
+        let Request { body, payload, answer, received, .. } = request;
         let (pg, request) = match body {
             DataRequest::Flush(flush) => {
                 if let Answer::Wire(replier) = answer {
@@ -445,13 +263,13 @@ impl DataNode {
             DataRequest::DeleteObject { pg, map_version, origin, object } => {
                 (pg, ClientRequest::DeleteObject { map_version, origin, object })
             }
-            DataRequest::ObjectExtent { pg, map_version, object } => {
-                (pg, ClientRequest::ObjectExtent { map_version, object })
+            DataRequest::ObjectExtent { pg, map_version, object, generation } => {
+                (pg, ClientRequest::ObjectExtent { map_version, object, generation })
             }
             DataRequest::Presence { pg, map_version, chunk } => (pg, ClientRequest::Presence { map_version, chunk }),
         };
         let token = self.next_token();
-        let span = tracing::debug_span!("request", ?kind, %session, %operation, %pg);
+        let span = tracing::debug_span!("request", what, %session, %operation, %pg);
         self.requests.insert(token, Pending { answer, kind, received, sequenced: None, span });
         if kind == Kind::Write {
             self.fresh.push(token);
@@ -503,7 +321,7 @@ impl DataNode {
             }
             (Answer::Wire(replier), Ok(Reply::Read(bytes))) => {
                 self.counters.bytes_read += bytes.len() as u64;
-                replier.reply(&Ok::<_, DataError>(DataReply::Read), bytes);
+                replier.reply(&Ok(DataReply::Read), bytes.into());
             }
             (answer, result) => answer.send(result.and_then(data_reply)),
         }
@@ -523,6 +341,7 @@ impl DataNode {
         let key = GroupKey { pg: envelope.pg, disk: envelope.to };
         let began = Instant::now();
         let is_append = matches!(envelope.message, PeerMessage::Append(_));
+        trace_append(from, &envelope);
         self.step(key, Event::Peer(envelope));
         if is_append {
             self.counters.backup_append.took(began.elapsed());
@@ -530,7 +349,7 @@ impl DataNode {
     }
 
     /// Tells every machine with a member on that node.
-    fn peer_changed(&mut self, node: NodeId, event: fn(weft_types::DiskId) -> Event) {
+    pub(super) fn peer_changed(&mut self, node: NodeId, event: fn(weft_types::DiskId) -> Event) {
         for (key, group) in &self.groups {
             for (disk, home) in &group.others {
                 if *home == node {
@@ -538,6 +357,19 @@ impl DataNode {
                 }
             }
         }
+    }
+}
+
+/// Says on a backup by which operations of which sessions its entries came.
+fn trace_append(from: NodeId, envelope: &Envelope) {
+    let PeerMessage::Append(append) = &envelope.message else { return };
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    for entry in &append.entries {
+        let origin = entry.header.origin;
+        let (session, operation) = (origin.map(|o| o.session), origin.map(|o| o.operation));
+        tracing::debug!(pg = %envelope.pg, %from, position = ?entry.header.position, ?session, ?operation, "append");
     }
 }
 

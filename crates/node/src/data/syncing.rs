@@ -6,20 +6,19 @@
 //! the records mean.
 
 use super::checkpoint::Checkpointing;
-use super::disks::{NodeDisk, OpenedDisk};
+use super::disks::OpenedDisk;
 use super::groups::GroupKey;
+use super::host::{Host, Pool};
 use super::node::{Completion, DataNode, Shared, Stage};
 use super::proof::{self, CacheLife};
-use super::workers::Workers;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
-use tokio::sync::mpsc::Sender;
+use std::time::Duration;
 use weft_replication::{Event, SaveTicket, TICK_INTERVAL};
 use weft_store::{JournalMark, Store, StoreError, SyncOutcome};
 use weft_types::limits::JOURNAL_SYNC_INTERVAL;
-use weft_types::{DiskId, PgId};
+use weft_types::{BootTime, DiskId, PgId};
 
 /// A sync that takes longer than this while the whole thread waits for it: the disk is given up.
 pub(super) const BLOCKING_WAIT: Duration = Duration::from_secs(30);
@@ -27,27 +26,27 @@ pub(super) const BLOCKING_WAIT: Duration = Duration::from_secs(30);
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A disk of this node, and what runs on it.
-pub(super) struct LocalDisk {
+pub(super) struct LocalDisk<H: Host> {
     pub(super) path: PathBuf,
-    pub(super) disk: NodeDisk,
-    pub(super) store: Store<NodeDisk>,
-    pub(super) checkpointing: Checkpointing,
+    pub(super) disk: H::Disk,
+    pub(super) store: Store<H::Disk>,
+    pub(super) checkpointing: Checkpointing<H::Pool>,
     id: DiskId,
     cache_life: CacheLife,
     failed: Option<String>,
-    sync: Syncing,
-    space_asked: Instant,
+    sync: Syncing<H::Pool>,
+    space_asked: BootTime,
     journal_share: f64,
 }
 
-struct Syncing {
-    worker: Workers<Completion>,
+struct Syncing<P> {
+    pool: P,
     outcome: SyncSender<SyncOutcome>,
     outcomes: Receiver<SyncOutcome>,
     running: bool,
     /// Somebody waits for what was appended since the running sync began.
     wanted: bool,
-    began: Instant,
+    began: BootTime,
     /// Groups with something not covered by the running sync.
     dirty: BTreeSet<PgId>,
     /// Groups that the running sync answers.
@@ -56,17 +55,17 @@ struct Syncing {
 }
 
 /// A sync of this disk has an outcome.
-pub(super) struct SyncDone {
+pub struct SyncDone {
     disk: DiskId,
 }
 
-impl LocalDisk {
-    pub(super) fn new(opened: OpenedDisk, completed: &Sender<Completion>) -> std::io::Result<Self> {
+impl<H: Host> LocalDisk<H> {
+    pub(super) fn new(opened: OpenedDisk<H::Disk>, host: &H) -> std::io::Result<Self> {
         let OpenedDisk { path, id, disk, store, cache_life, .. } = opened;
         let (outcome, outcomes) = sync_channel(1);
-        let now = Instant::now();
+        let now = host.now();
         let sync = Syncing {
-            worker: Workers::start("weft-sync", 1, 1, completed)?,
+            pool: host.pool("weft-sync", 1, 1)?,
             outcome,
             outcomes,
             running: false,
@@ -76,7 +75,7 @@ impl LocalDisk {
             covered: BTreeSet::new(),
             saves: VecDeque::new(),
         };
-        let checkpointing = Checkpointing::new(completed)?;
+        let checkpointing = Checkpointing::new(host)?;
         let failed = None;
         let mut disk = Self {
             path,
@@ -119,6 +118,7 @@ impl LocalDisk {
     /// Waits for jobs on other threads that still touch the disk. The end of the thread.
     fn finish_jobs(&mut self) {
         if self.sync.running {
+            self.sync.pool.hurry();
             // How it ended is of no use to anybody any more.
             let _ = self.sync.outcomes.recv_timeout(BLOCKING_WAIT);
             self.sync.running = false;
@@ -165,12 +165,12 @@ impl LocalDisk {
     }
 
     /// Begins a sync if one is wanted and none runs. Answers at once what needs no sync.
-    fn begin(&mut self) -> Result<Vec<(GroupKey, Event)>, StoreError> {
+    fn begin(&mut self, now: BootTime) -> Result<Vec<(GroupKey, Event)>, StoreError> {
         if !self.sync.wanted || self.sync.running || self.failed.is_some() {
             return Ok(Vec::new());
         }
         self.sync.wanted = false;
-        self.sync.began = Instant::now();
+        self.sync.began = now;
         let groups = std::mem::take(&mut self.sync.dirty);
         let Some(job) = self.store.begin_sync()? else { return Ok(self.news(groups)) };
         self.sync.covered = groups;
@@ -181,7 +181,7 @@ impl LocalDisk {
             let _ = outcome.send(job.run());
             Completion::Sync(SyncDone { disk })
         });
-        if let Err(no_room) = self.sync.worker.submit(work) {
+        if let Err(no_room) = self.sync.pool.submit(work) {
             // The worker has just sent its outcome and not yet come back for the next job: this one runs here.
             (no_room.0)();
             return self.finish();
@@ -206,6 +206,7 @@ impl LocalDisk {
     fn sync_blocking(&mut self) -> Result<Vec<(GroupKey, Event)>, StoreError> {
         let mut news = Vec::new();
         if self.sync.running {
+            self.sync.pool.hurry();
             let outcome = self.sync.outcomes.recv_timeout(BLOCKING_WAIT).map_err(|_| StoreError::Poisoned {
                 reason: format!("a sync has not finished within {} s", BLOCKING_WAIT.as_secs()),
             })?;
@@ -219,9 +220,10 @@ impl LocalDisk {
     }
 }
 
-impl DataNode {
+impl<H: Host> DataNode<H> {
     pub(super) fn start_syncs(&mut self) {
-        self.on_disks(LocalDisk::begin);
+        let now = self.host.now();
+        self.on_disks(|disk| disk.begin(now));
     }
 
     pub(super) fn sync_done(&mut self, done: SyncDone) {
@@ -229,7 +231,7 @@ impl DataNode {
             && disk.sync.running
         {
             self.counters.syncs += 1;
-            self.counters.journal_sync.took(disk.sync.began.elapsed());
+            self.counters.journal_sync.took(self.host.now().since(disk.sync.began));
         }
         self.on_disk(done.disk, LocalDisk::finish);
     }
@@ -239,24 +241,25 @@ impl DataNode {
         let Some(disk) = self.disks.get_mut(&id) else { return Ok(()) };
         let news = disk.sync_blocking()?;
         self.ready.extend(news);
-        disk.checkpointing.run_blocking(&mut disk.store)
+        disk.checkpointing.run_blocking(&mut disk.store, self.host.now())
     }
 
     /// Background syncs, checkpoints and free space.
     pub(super) fn tick_disks(&mut self) {
+        let now = self.host.now();
         self.on_disks(|disk| {
             if disk.failed.is_some() {
                 return Ok(Vec::new());
             }
             // One tick early, because the next one comes too late.
-            let due = disk.sync.began.elapsed() + TICK_INTERVAL >= JOURNAL_SYNC_INTERVAL;
+            let due = now.since(disk.sync.began) + TICK_INTERVAL >= JOURNAL_SYNC_INTERVAL;
             disk.sync.wanted |= due && !disk.sync.dirty.is_empty();
-            if disk.space_asked.elapsed() >= SPACE_INTERVAL {
-                disk.space_asked = Instant::now();
+            if now.since(disk.space_asked) >= SPACE_INTERVAL {
+                disk.space_asked = now;
                 disk.store.refresh_space()?;
             }
             disk.measure_journal();
-            disk.checkpointing.start_if_due(disk.id, &mut disk.store)?;
+            disk.checkpointing.start_if_due(disk.id, &mut disk.store, now)?;
             Ok(Vec::new())
         });
     }
@@ -285,7 +288,7 @@ impl DataNode {
         }
     }
 
-    fn on_disks(&mut self, act: impl Fn(&mut LocalDisk) -> Result<Vec<(GroupKey, Event)>, StoreError>) {
+    fn on_disks(&mut self, act: impl Fn(&mut LocalDisk<H>) -> Result<Vec<(GroupKey, Event)>, StoreError>) {
         let mut failures = Vec::new();
         for (id, disk) in &mut self.disks {
             match act(disk) {
@@ -301,7 +304,7 @@ impl DataNode {
     pub(super) fn on_disk(
         &mut self,
         id: DiskId,
-        act: impl Fn(&mut LocalDisk) -> Result<Vec<(GroupKey, Event)>, StoreError>,
+        act: impl Fn(&mut LocalDisk<H>) -> Result<Vec<(GroupKey, Event)>, StoreError>,
     ) {
         let Some(disk) = self.disks.get_mut(&id) else { return };
         match act(disk) {
@@ -312,7 +315,7 @@ impl DataNode {
 }
 
 /// The end of a clean stop: nothing is appended any more; sync, then mark. Blocks, as nothing else is left to do.
-pub(super) fn sync_and_mark(shared: &Shared) {
+pub(super) fn sync_and_mark<H: Host>(shared: &Shared<H>) {
     let mut node = shared.borrow_mut();
     node.stage = Stage::Stopped;
     let incarnation = node.incarnation;

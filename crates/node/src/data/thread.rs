@@ -5,9 +5,8 @@
 //! marks the disks only after everything is synced and nothing more can be appended.
 
 use super::disks::OpenedDisks;
-use super::node::{Completion, DataNode, NodeSettings, Shared};
-use super::server::Server;
-use super::{map, scrub, syncing};
+use super::node::{Completion, DataNode, NodeSettings};
+use super::port::{Server, ThreadHost};
 use crate::bridge::{DataStatus, ToControl, ToData};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -126,8 +125,10 @@ fn run(
             node: config.node,
             resync_bytes_per_second: config.resync_bytes_per_second,
             scrub_bytes_per_second: config.scrub_bytes_per_second,
+            #[cfg(feature = "mutants")]
+            mutant: None,
         };
-        let node = match DataNode::new(settings, config.disks, &completed, to_control, status) {
+        let node = match DataNode::new(ThreadHost { completed }, settings, config.disks, to_control, status) {
             Ok(node) => node,
             Err(error) => return start_failed(started, error.into()),
         };
@@ -165,12 +166,12 @@ async fn serve(
     mut to_data: Receiver<ToData>,
     mut completions: Receiver<Completion>,
 ) -> Option<oneshot::Sender<()>> {
-    let shared = server.shared();
+    let turn = server.turn();
     let mut tick = interval(TICK_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stopping: Option<(oneshot::Sender<()>, Instant)> = None;
     loop {
-        let release = shared.borrow().next_release_in().map(|wait| Instant::now() + wait);
+        let release = turn.next_release_in().map(|wait| Instant::now() + wait);
         let wake_writers = async {
             match release {
                 Some(at) => sleep_until(at).await,
@@ -186,10 +187,10 @@ async fn serve(
                 while let Some(message) = next.take() {
                     match message {
                         ToData::Stop { done } => {
-                            begin_stop(&shared);
+                            turn.begin_stop();
                             stopping.get_or_insert((done, Instant::now() + STOP_DRAIN_TIMEOUT));
                         }
-                        message => control_message(server, &shared, message),
+                        message => control_message(server, message),
                     }
                     taken += 1;
                     if taken < MAX_PER_TURN {
@@ -198,60 +199,33 @@ async fn serve(
                 }
             }
             Some(completion) = completions.recv() => {
-                let mut node = shared.borrow_mut();
-                node.complete(completion);
+                turn.complete(completion);
                 for _ in 1..MAX_PER_TURN {
                     let Ok(completion) = completions.try_recv() else { break };
-                    node.complete(completion);
+                    turn.complete(completion);
                 }
             }
-            _ = tick.tick() => {
-                let mut node = shared.borrow_mut();
-                node.tick();
-                scrub::tick(&mut node);
-            }
+            _ = tick.tick() => turn.tick(),
             () = wake_writers => {}
             // A connection was made or lost.
             () = server.link_news() => {}
         }
         server.settle();
-        if stopping.as_ref().is_some_and(|(_, by)| Instant::now() >= *by || shared.borrow().is_drained()) {
-            server.stop_appending();
+        if stopping.as_ref().is_some_and(|(_, by)| Instant::now() >= *by || turn.is_drained()) {
+            turn.stop_appending();
             // What was answered just now leaves before the connections are closed.
             tokio::time::sleep(LAST_ANSWERS).await;
             server.disconnect();
-            syncing::sync_and_mark(&shared);
+            turn.sync_and_mark();
             return stopping.map(|(done, _)| done);
         }
     }
 }
 
-fn control_message(server: &Rc<Server>, shared: &Shared, message: ToData) {
-    match message {
-        ToData::Registered { incarnation } => shared.borrow_mut().registered(incarnation),
-        ToData::Map(map) => {
-            map::apply(&mut shared.borrow_mut(), &map);
-            server.connect_peers();
-        }
-        ToData::Lease { until, map_version } => shared.borrow_mut().lease_granted(until, map_version),
-        ToData::Reclaim { volume, object, keep, done } => {
-            super::reclaim::start(server, super::reclaim::Reclaim { volume, object, keep }, done);
-        }
-        ToData::Heal { volume, reply } => {
-            let progress = shared.borrow().heal_progress(volume);
-            // Whoever asked may have given up.
-            let _ = reply.send(progress);
-        }
-        ToData::Digests { volume, reply } => super::digest::start(shared, volume, reply),
-        ToData::Report { reply } => {
-            let report = shared.borrow().report();
-            let _ = reply.send(report);
-        }
-        // The loop takes this one itself.
-        ToData::Stop { .. } => {}
+fn control_message(server: &Rc<Server>, message: ToData) {
+    let is_map = matches!(message, ToData::Map(_));
+    server.turn().control(message);
+    if is_map {
+        server.connect_peers();
     }
-}
-
-fn begin_stop(shared: &Shared) {
-    shared.borrow_mut().begin_stop();
 }

@@ -3,18 +3,17 @@
 //! The machine of a group exists only while its group is open in the store, so `UnknownGroup` cannot come; an empty answer
 //! stands for it.
 
-use super::disks::NodeDisk;
 use weft_proto::replication::{ChunkDigest, ChunkHealth, RemovedChunks, SessionRecords};
 use weft_replication::{Changes, LogUnavailable, Lookup, RemovalMemory, SavedState, StoreView};
-use weft_store::{Completeness, Coverage, DedupeTable, ReplicaState, SessionRecord, Store, StoreError};
+use weft_store::{Completeness, Coverage, DedupeTable, Disk, ReplicaState, SessionRecord, Store, StoreError};
 use weft_types::{ChunkId, Entry, LogPosition, ObjectId, OperationId, PgId, SessionId, TruncateGeneration};
 
-pub(super) struct GroupView<'a> {
-    pub(super) store: &'a Store<NodeDisk>,
+pub(super) struct GroupView<'a, D: Disk> {
+    pub(super) store: &'a Store<D>,
     pub(super) pg: PgId,
 }
 
-impl GroupView<'_> {
+impl<D: Disk> GroupView<'_, D> {
     /// What the replica had saved when its process ended. A group without a saved state is new: it is complete,
     /// because there is nothing that it could lack.
     pub(super) fn saved_state(&self) -> SavedState {
@@ -52,7 +51,7 @@ pub(super) fn dedupe_table(records: Vec<SessionRecords>) -> DedupeTable {
     DedupeTable { sessions: records.into_iter().map(record).collect() }
 }
 
-impl StoreView for GroupView<'_> {
+impl<D: Disk> StoreView for GroupView<'_, D> {
     fn log_end(&self) -> LogPosition {
         self.store.log_end(self.pg).unwrap_or_default()
     }

@@ -53,6 +53,10 @@ impl<T> Waiting<T> {
         self.hold(Held { until: Until::Time(release), deadline: release, bytes, item })
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
     fn hold(&mut self, held: Held<T>) -> Result<(), Full<T>> {
         if self.held.len() >= MAX_HELD_REQUESTS || self.bytes + held.bytes > MAX_HELD_BYTES {
             return Err(Full(held.item));

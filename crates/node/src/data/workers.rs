@@ -4,20 +4,16 @@
 //! jobs in order, one at a time; a handed-over job always comes back, unless the data thread has ended; queues are
 //! bounded. Must not know: what the jobs do.
 
+use super::host::{Job, NoRoom, Pool};
+use super::node::Completion;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
-
-/// A job, and what to tell the data thread when it is done.
-pub(super) type Job<C> = Box<dyn FnOnce() -> C + Send>;
 
 /// Some threads that share one bounded queue of jobs. They end when the last handle is dropped.
 pub(super) struct Workers<C> {
     jobs: SyncSender<Job<C>>,
 }
-
-/// The queue is full or the workers are gone; the job comes back.
-pub(super) struct NoRoom<C>(pub(super) Job<C>);
 
 impl<C: Send + 'static> Workers<C> {
     /// # Errors
@@ -38,11 +34,20 @@ impl<C: Send + 'static> Workers<C> {
         Ok(Self { jobs })
     }
 
-    pub(super) fn submit(&self, job: Job<C>) -> Result<(), NoRoom<C>> {
+    fn hand_over(&self, job: Job<C>) -> Result<(), NoRoom<C>> {
         self.jobs.try_send(job).map_err(|error| match error {
             TrySendError::Full(job) | TrySendError::Disconnected(job) => NoRoom(job),
         })
     }
+}
+
+impl Pool for Workers<Completion> {
+    fn submit(&self, job: Job) -> Result<(), NoRoom> {
+        self.hand_over(job)
+    }
+
+    /// The threads run by themselves.
+    fn hurry(&self) {}
 }
 
 fn run<C>(jobs: &Mutex<Receiver<Job<C>>>, completions: &mpsc::Sender<C>) {
@@ -69,10 +74,10 @@ mod tests {
             gate.recv().unwrap();
             1
         });
-        assert!(workers.submit(blocked).is_ok());
+        assert!(workers.hand_over(blocked).is_ok());
         let mut accepted = 1;
         let refused = loop {
-            match workers.submit(Box::new(|| 2)) {
+            match workers.hand_over(Box::new(|| 2)) {
                 Ok(()) => accepted += 1,
                 Err(NoRoom(job)) => break job,
             }

@@ -1,7 +1,9 @@
 //! What only tests use: stores in temporary directories, and a network in memory that can be cut.
 
 mod crash;
+mod decoders;
 mod group;
+mod lease;
 mod log;
 mod suite;
 

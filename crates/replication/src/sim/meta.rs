@@ -20,6 +20,8 @@ pub struct Meta {
     pub record: PgRecord,
     pub nodes: BTreeMap<NodeId, Node>,
     pub sessions: BTreeSet<SessionId>,
+    /// Disks that are gone although their node lives.
+    pub gone_disks: BTreeSet<DiskId>,
     pub no_level_since_ms: Option<u64>,
     /// Refused requests, for scenarios.
     pub refused: u64,
@@ -60,6 +62,7 @@ impl Meta {
             },
             nodes: (1..=members).map(node).collect(),
             sessions: (1..=sessions).map(SessionId).collect(),
+            gone_disks: BTreeSet::new(),
             no_level_since_ms: None,
             refused: 0,
         }
@@ -71,7 +74,7 @@ impl Meta {
     }
 
     fn live(&self, node: NodeId) -> bool {
-        self.nodes.get(&node).is_some_and(|n| n.live)
+        self.nodes.get(&node).is_some_and(|n| n.live) && !self.gone_disks.contains(&disk(node))
     }
 
     fn level_count(&self) -> usize {
@@ -84,7 +87,7 @@ impl Meta {
 
     /// A new epoch under the first live level member, if there is one.
     pub fn elect(&mut self, avoid: Option<DiskId>) {
-        let live = |m: &&Member| m.is_level() && self.nodes[&m.node].live;
+        let live = |m: &&Member| m.is_level() && self.live(m.node);
         let choice = self.record.members.iter().filter(live).find(|m| Some(m.disk) != avoid);
         let choice = choice.or_else(|| self.record.members.iter().find(live)).map(|m| m.disk);
         self.record.primary = choice;
@@ -127,7 +130,10 @@ impl Meta {
         let dead: Vec<NodeId> = self
             .nodes
             .iter()
-            .filter(|(_, n)| n.live && n.heard_ms + LEASE_MS + MARGIN_MS < now_ms)
+            // A node without its disk goes on to send heartbeats.
+            .filter(|(id, n)| {
+                n.live && n.heard_ms + LEASE_MS + MARGIN_MS < now_ms && !self.gone_disks.contains(&disk(**id))
+            })
             .map(|(id, _)| *id)
             .collect();
         for node in dead {

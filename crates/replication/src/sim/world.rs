@@ -208,6 +208,13 @@ impl World {
         self.crash(node);
     }
 
+    /// Its disk is gone for good; the node lives on without it.
+    pub fn lose_disk(&mut self, node: NodeId) {
+        self.power_off(node);
+        self.meta.gone_disks.insert(disk(node));
+        self.meta.version = self.meta.version.next();
+    }
+
     /// The process comes back and registers.
     pub fn start(&mut self, node: NodeId, nothing_lost: bool) {
         let incarnation = self.meta.register(node, nothing_lost, self.now_ms());
@@ -385,7 +392,12 @@ impl World {
         GroupMap {
             record: self.meta.record.clone(),
             volume: VolumeFacts { chunk_size: ChunkSize::new(u32::from(CHUNK_BLOCKS) * BLOCK_SIZE as u32).unwrap() },
-            cluster: Arc::new(ClusterFacts { version: self.meta.version, live_sessions, live_nodes }),
+            cluster: Arc::new(ClusterFacts {
+                version: self.meta.version,
+                live_sessions,
+                live_nodes,
+                gone_disks: self.meta.gone_disks.clone(),
+            }),
         }
     }
 

@@ -62,6 +62,7 @@ struct Sim {
     locks: BTreeSet<String>,
     capacity_bytes: u64,
     fail_syncs: u64,
+    pretends_to_sync: bool,
     ops: u64,
     power_off_at: Option<u64>,
     off: bool,
@@ -139,6 +140,11 @@ impl SimDisk {
     /// The next `n` syncs fail with EIO.
     pub fn fail_syncs(&self, n: u64) {
         lock(&self.sim).fail_syncs = n;
+    }
+
+    /// From now on syncs of files succeed and make nothing durable: a bug planted on purpose.
+    pub fn pretend_to_sync(&self) {
+        lock(&self.sim).pretends_to_sync = true;
     }
 
     /// Makes non-blocking reads refuse, as if nothing were cached.
@@ -475,7 +481,9 @@ impl Disk for SimDisk {
                 sim.inodes.values_mut().for_each(Inode::sync_failed);
                 return Err(error);
             }
-            sim.inodes.values_mut().for_each(Inode::synced);
+            if !sim.pretends_to_sync {
+                sim.inodes.values_mut().for_each(Inode::synced);
+            }
             sim.sync_names();
             Ok(())
         })
@@ -578,6 +586,9 @@ impl DiskFile for SimFile {
         self.with(|sim, id| {
             sim.change()?;
             let outcome = sim.sync_outcome();
+            if sim.pretends_to_sync {
+                return outcome;
+            }
             if let Some(inode) = sim.inodes.get_mut(&id) {
                 if outcome.is_ok() { inode.synced() } else { inode.sync_failed() }
             }

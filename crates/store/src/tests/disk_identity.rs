@@ -3,7 +3,7 @@
 use super::model::{VOLUME, at, block_bytes, chunk, expected, fresh, identity, pg, small_chunks, write};
 use crate::fault::{PowerLoss, SimDisk, VolatileDisk};
 use crate::{Disk, DiskFile, Expected, RealDisk, Store, StoreConfig, StoreError};
-use weft_types::{BlockIndex, BlockRange, ClusterId, DiskId, LogPosition};
+use weft_types::{BlockIndex, BlockRange, ClusterId, DiskId, LogPosition, NodeId};
 
 fn open(disk: &SimDisk, expected: Expected) -> StoreError {
     Store::open(disk.clone(), expected, StoreConfig::small()).err().unwrap()
@@ -14,10 +14,12 @@ fn a_disk_that_is_not_the_expected_one_is_refused() {
     let disk = SimDisk::new(16 << 20);
     assert!(matches!(open(&disk, expected()), StoreError::NotFormatted { .. }));
     drop(fresh(&disk, &StoreConfig::small()));
-    let other_cluster = Expected { cluster: ClusterId(2), disk: None };
+    let other_cluster = Expected { cluster: ClusterId(2), ..expected() };
     assert!(matches!(open(&disk, other_cluster), StoreError::ForeignCluster { .. }));
-    let other_disk = Expected { cluster: ClusterId(1), disk: Some(DiskId(9)) };
+    let other_disk = Expected { disk: Some(DiskId(9)), ..expected() };
     assert!(matches!(open(&disk, other_disk), StoreError::ForeignDisk { .. }));
+    let other_node = Expected { disk: None, node: Some(NodeId(9)), ..expected() };
+    assert!(matches!(open(&disk, other_node), StoreError::OtherNode { .. }));
     let again = Store::format(&disk, identity(), &StoreConfig::small()).err().unwrap();
     assert!(matches!(again, StoreError::NotEmpty { .. }));
 }

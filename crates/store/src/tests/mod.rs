@@ -2,7 +2,11 @@
 
 mod attacks;
 mod crash;
+mod crash_points;
+mod decoders;
 mod disk_identity;
 mod model;
 mod raw_log;
+mod raw_log_crash;
+mod real_crash;
 mod space_and_reads;

@@ -3,7 +3,8 @@
 //! The journal is one sequence, so after a crash the store must equal the model as it was after some operation, not
 //! earlier than the last one that a finished sync covered.
 
-use crate::fault::{PowerLoss, Random, SimDisk};
+use crate::disk::Disk;
+use crate::fault::{PowerLoss, Random, RecordingDisk, SimDisk};
 use crate::{
     CheckpointJob, CheckpointOutcome, Completeness, DedupeTable, Expected, Identity, Lookup, Mutant, ReplicaState,
     Store, StoreConfig, StoreError, SyncJob, SyncOutcome,
@@ -26,7 +27,7 @@ pub fn identity() -> Identity {
 }
 
 pub fn expected() -> Expected {
-    Expected { cluster: ClusterId(1), disk: Some(identity().disk) }
+    Expected { cluster: ClusterId(1), disk: Some(identity().disk), node: Some(identity().node) }
 }
 
 pub fn pg(index: u16) -> PgId {
@@ -50,7 +51,7 @@ pub fn small_chunks() -> ChunkSize {
 }
 
 /// A formatted and opened store with two groups.
-pub fn fresh(disk: &SimDisk, config: &StoreConfig) -> Store<SimDisk> {
+pub fn fresh<D: Disk>(disk: &D, config: &StoreConfig) -> Store<D> {
     Store::format(disk, identity(), config).unwrap();
     let (mut store, _) = Store::open(disk.clone(), expected(), config.clone()).unwrap();
     store.register_volume(VOLUME, small_chunks()).unwrap();
@@ -168,38 +169,55 @@ pub struct Model {
     pub groups: BTreeMap<PgId, ModelGroup>,
 }
 
-pub struct World {
-    pub disk: SimDisk,
+/// A disk of tests.
+pub trait TestDisk: Disk {
+    /// Its power is off, so errors are expected.
+    fn is_off(&self) -> bool;
+}
+
+impl TestDisk for SimDisk {
+    fn is_off(&self) -> bool {
+        Self::is_off(self)
+    }
+}
+
+impl<D: Disk> TestDisk for RecordingDisk<D> {
+    fn is_off(&self) -> bool {
+        false
+    }
+}
+
+pub struct World<D: TestDisk = SimDisk> {
+    pub disk: D,
     pub config: StoreConfig,
-    pub store: Option<Store<SimDisk>>,
+    pub store: Option<Store<D>>,
     pub random: Random,
     /// The model after each operation since the last one known to be durable; the first is that one.
     pub past: Vec<Model>,
     pub epoch: u64,
     tag: u64,
     operation: u64,
-    sync: Option<(SyncOrOutcome, usize)>,
-    checkpoint: Option<(CheckpointOrOutcome, usize)>,
+    sync: Option<(SyncOrOutcome<D>, usize)>,
+    checkpoint: Option<(CheckpointOrOutcome<D>, usize)>,
     /// How many of `past` were dropped so far, so that indexes stay valid.
     dropped: usize,
 }
 
-enum SyncOrOutcome {
-    Job(SyncJob<SimDisk>),
+enum SyncOrOutcome<D: Disk> {
+    Job(SyncJob<D>),
     Outcome(SyncOutcome),
 }
 
-enum CheckpointOrOutcome {
-    Job(CheckpointJob<SimDisk>),
+enum CheckpointOrOutcome<D: Disk> {
+    Job(CheckpointJob<D>),
     Outcome(CheckpointOutcome),
 }
 
 pub type Check = Result<(), String>;
 
-impl World {
-    pub fn new(seed: u64, mutant: Option<Mutant>) -> Self {
-        let disk = SimDisk::new(64 << 20);
-        let config = StoreConfig { mutant, ..StoreConfig::small() };
+impl<D: TestDisk> World<D> {
+    /// A store on an empty disk.
+    pub fn on(disk: D, config: StoreConfig, seed: u64) -> Self {
         let mut store = fresh(&disk, &config);
         store.sync_now().unwrap();
         let mut model = Model::default();
@@ -224,12 +242,18 @@ impl World {
         self.past.last().unwrap()
     }
 
-    pub fn store(&mut self) -> &mut Store<SimDisk> {
+    pub fn store(&mut self) -> &mut Store<D> {
         self.store.as_mut().unwrap()
     }
 
-    fn index(&self) -> usize {
+    /// Number of the newest state, counted from the beginning.
+    pub fn index(&self) -> usize {
         self.dropped + self.past.len() - 1
+    }
+
+    /// Number of the oldest state that a crash may leave.
+    pub const fn oldest(&self) -> usize {
+        self.dropped
     }
 
     fn durable_up_to(&mut self, index: usize) {
@@ -452,6 +476,17 @@ impl World {
         }
     }
 
+    /// Compares everything that can be asked.
+    pub fn verify(&self) -> Check {
+        verify(self.now(), self.store.as_ref().unwrap())
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+        Self::on(SimDisk::new(64 << 20), StoreConfig { mutant, ..StoreConfig::small() }, seed)
+    }
+
     /// Power loss or process death, reopening, and the comparison with every state that may have survived.
     pub fn crash(&mut self, loss: PowerLoss) -> Check {
         self.sync = None;
@@ -479,36 +514,35 @@ impl World {
         self.store = Some(store);
         self.verify()
     }
-
-    /// Compares everything that can be asked.
-    pub fn verify(&self) -> Check {
-        let store = self.store.as_ref().unwrap();
-        let model = self.now();
-        if !same_log(model, store) {
-            return Err("logs differ".to_owned());
-        }
-        for (pg, group) in &model.groups {
-            verify_entries(store, *pg, group)?;
-            let contents = group.contents();
-            for object in 1..=OBJECTS {
-                let mut blocks = 0;
-                for index in 0..CHUNKS {
-                    let id = chunk(object, index);
-                    let content = contents.get(&id);
-                    blocks += content.map_or(0, |(c, _)| c.len() as u64);
-                    verify_chunk(store, *pg, id, content)?;
-                }
-                let allocated = store.allocated_blocks(*pg, ObjectId(object)).map_err(|e| e.to_string())?;
-                if allocated != blocks {
-                    return Err(format!("{pg} object {object}: {allocated} blocks allocated, expected {blocks}"));
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
-fn same_log(model: &Model, store: &Store<SimDisk>) -> bool {
+/// Compares a store with what it should be, in everything that can be asked.
+pub fn verify<D: Disk>(model: &Model, store: &Store<D>) -> Check {
+    if !same_log(model, store) {
+        return Err("logs differ".to_owned());
+    }
+    for (pg, group) in &model.groups {
+        verify_entries(store, *pg, group)?;
+        let contents = group.contents();
+        for object in 1..=OBJECTS {
+            let mut blocks = 0;
+            for index in 0..CHUNKS {
+                let id = chunk(object, index);
+                let content = contents.get(&id);
+                blocks += content.map_or(0, |(c, _)| c.len() as u64);
+                verify_chunk(store, *pg, id, content)?;
+            }
+            let allocated = store.allocated_blocks(*pg, ObjectId(object)).map_err(|e| e.to_string())?;
+            if allocated != blocks {
+                return Err(format!("{pg} object {object}: {allocated} blocks allocated, expected {blocks}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether logs, promises and dedupe records are those of the model.
+pub fn same_log<D: Disk>(model: &Model, store: &Store<D>) -> bool {
     store.pgs().eq(model.groups.keys().copied())
         && model.groups.iter().all(|(pg, group)| {
             store.log_end(*pg).unwrap() == group.end()
@@ -518,7 +552,7 @@ fn same_log(model: &Model, store: &Store<SimDisk>) -> bool {
         })
 }
 
-fn verify_entries(store: &Store<SimDisk>, pg: PgId, group: &ModelGroup) -> Check {
+fn verify_entries<D: Disk>(store: &Store<D>, pg: PgId, group: &ModelGroup) -> Check {
     let start = store.log_start(pg).unwrap();
     let kept = store.entries_after(pg, start, usize::MAX, usize::MAX).map_err(|e| e.to_string())?;
     let expected: Vec<&EntryHeader> = group.log.iter().map(|(h, _)| h).filter(|h| h.position > start).collect();
@@ -538,7 +572,7 @@ fn verify_entries(store: &Store<SimDisk>, pg: PgId, group: &ModelGroup) -> Check
     Ok(())
 }
 
-fn verify_chunk(store: &Store<SimDisk>, pg: PgId, id: ChunkId, content: Option<&(Content, u32)>) -> Check {
+fn verify_chunk<D: Disk>(store: &Store<D>, pg: PgId, id: ChunkId, content: Option<&(Content, u32)>) -> Check {
     let whole = BlockRange::new(BlockIndex(0), BLOCKS);
     let (bytes, bad) = store.read_now(pg, id, whole).map_err(|e| e.to_string())?;
     if !bad.is_empty() {

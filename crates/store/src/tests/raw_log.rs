@@ -1,5 +1,6 @@
 //! Raft's log under crashes.
 
+use crate::disk::Disk;
 use crate::fault::{PowerLoss, Random, SimDisk};
 use crate::raw_log::RawLog;
 use crate::{RealDisk, StoreError};
@@ -83,18 +84,23 @@ fn purged_files_are_removed() {
 }
 
 #[derive(Clone, Default, PartialEq, Debug)]
-struct Model {
+pub(super) struct Model {
     entries: BTreeMap<u64, Vec<u8>>,
     purged: Option<u64>,
     vote: Option<Vec<u8>>,
 }
 
-fn state(log: &RawLog<SimDisk>) -> Model {
+pub(super) fn state<D: Disk>(log: &RawLog<D>) -> Model {
     let entries = log.read(0..u64::MAX).unwrap().into_iter().collect();
     Model { entries, purged: log.purged_to(), vote: log.meta("vote").map(<[u8]>::to_vec) }
 }
 
-fn change(log: &mut RawLog<SimDisk>, random: &mut Random, past: &mut Vec<Model>) -> Result<(), StoreError> {
+/// One random operation. `past` has the states that a crash may leave, oldest first.
+pub(super) fn change<D: Disk>(
+    log: &mut RawLog<D>,
+    random: &mut Random,
+    past: &mut Vec<Model>,
+) -> Result<(), StoreError> {
     let mut model = past.last().unwrap().clone();
     let next = model.entries.keys().last().copied().or(model.purged).unwrap_or(0) + 1;
     match random.below(10) {

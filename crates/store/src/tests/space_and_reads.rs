@@ -1,8 +1,9 @@
 //! Full disks, cold reads, damaged chunk files, and readers that race a checkpoint.
 
 use super::model::{at, block_bytes, chunk, expected, fresh, pg, reopen, write};
+use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::fault::{PowerLoss, SimDisk};
-use crate::{ReadOutcome, Repaired, Store, StoreConfig, StoreError};
+use crate::{Mutant, ReadOutcome, Repaired, Store, StoreConfig, StoreError};
 use weft_types::{BLOCK_SIZE, BlockIndex, BlockRange, Effect, LogPosition, ObjectId};
 
 fn one(block: u16) -> BlockRange {
@@ -150,6 +151,48 @@ fn a_full_disk_refuses_credits_and_still_applies_what_was_sequenced_and_deletes(
     drop(store);
     disk.power_cycle(PowerLoss::LoseAll);
     assert_eq!(reopen(&disk, &config).chunks(pg(0)).unwrap(), vec![]);
+}
+
+fn ballast_bytes(disk: &SimDisk) -> u64 {
+    disk.open(crate::superblock::BALLAST_FILE, OpenMode::Existing).unwrap().len().unwrap()
+}
+
+/// Fills a disk until a checkpoint needs the ballast; then space comes back, and a checkpoint or an opening follows.
+fn ballast_comes_back(mutant: Option<Mutant>, by_opening: bool) -> bool {
+    let disk = SimDisk::new(64 << 20);
+    let config = StoreConfig { ballast_bytes: 512 << 10, mutant, ..StoreConfig::small() };
+    let mut store = fresh(&disk, &config);
+    store.append(pg(0), &[write(LogPosition::ZERO, 1, chunk(1, 0), 0, 6, 10)]).unwrap();
+    store.set_committed(pg(0), at(1, 1)).unwrap();
+    let used = store.space().total_bytes - crate::Disk::usage(&disk).unwrap().free_bytes;
+    disk.set_capacity(used);
+    store.checkpoint_now().unwrap();
+    assert_eq!(ballast_bytes(&disk), 0, "the checkpoint needed it, and there is no room for it yet");
+    // Nothing is restored into space that others need more.
+    store.append(pg(0), &[write(at(1, 1), 1, chunk(1, 0), 0, 1, 20)]).unwrap();
+    store.set_committed(pg(0), at(1, 2)).unwrap();
+    store.checkpoint_now().unwrap();
+    assert_eq!(ballast_bytes(&disk), 0);
+    disk.set_capacity(64 << 20);
+    if by_opening {
+        drop(store);
+        disk.power_cycle(PowerLoss::LoseAll);
+        store = reopen(&disk, &config);
+    } else {
+        store.append(pg(0), &[write(at(1, 2), 1, chunk(1, 0), 0, 1, 30)]).unwrap();
+        store.set_committed(pg(0), at(1, 3)).unwrap();
+        store.checkpoint_now().unwrap();
+    }
+    assert_eq!(store.space().free_bytes, crate::Disk::usage(&disk).unwrap().free_bytes);
+    ballast_bytes(&disk) == config.ballast_bytes
+}
+
+#[test]
+fn a_ballast_that_did_not_fit_back_is_taken_again_by_a_later_checkpoint_and_by_opening() {
+    for by_opening in [false, true] {
+        assert!(ballast_comes_back(None, by_opening));
+        assert!(!ballast_comes_back(Some(Mutant::ForgetBallast), by_opening));
+    }
 }
 
 #[test]

@@ -101,14 +101,14 @@ fn a_call_ends_at_its_deadline_and_a_late_answer_is_ignored() {
     on_both_lanes(async |pair| {
         pair.server_side.keep.set(true);
         let started = Instant::now();
-        let long = pair.client.call::<u64, u64>(Service::Data, &1, (), 5 * SECOND);
+        let long = pair.client.call::<u64, u64>(Service::Data, &1, (), 60 * SECOND);
         let short = pair.client.call::<u64, u64>(Service::Data, &2, (), Duration::from_millis(100));
         let result = tokio::select! {
             _ = long => panic!("nobody answered"),
             result = short => result,
         };
-        assert!(matches!(result, Err(CallError::DeadlinePassed { waited_ms: 100..1000 })), "{result:?}");
-        assert!(started.elapsed() < Duration::from_millis(1000));
+        assert!(matches!(result, Err(CallError::DeadlinePassed { waited_ms: 100..20_000 })), "{result:?}");
+        assert!(started.elapsed() < 20 * SECOND, "it waited for the other one's deadline");
         for late in pair.server_side.kept.borrow_mut().drain(..) {
             late.reply(&0u64, ());
         }

@@ -1,6 +1,7 @@
 //! Behaviour of connections over both lanes, of QUIC endpoints, and of joining.
 
 mod behaviour;
+mod decoders;
 mod joining;
 mod quic;
-mod rig;
+pub(crate) mod rig;

@@ -134,7 +134,8 @@ fn another_protocol_version_is_refused_by_a_sentence_that_names_both() {
         let reply = frames.next().await.unwrap().unwrap();
         match weft_proto::hello::decode_hello(&reply.payload).unwrap() {
             weft_proto::hello::HelloReply::Refused(why) => {
-                assert!(why.contains("version 1 ") && why.contains("version 77"), "{why}");
+                let ours = format!("version {} ", weft_proto::PROTOCOL_VERSION);
+                assert!(why.contains(&ours) && why.contains("version 77"), "{why}");
             }
             other => panic!("{other:?}"),
         }
@@ -205,9 +206,9 @@ fn a_handle_fails_fast_while_the_peer_is_down_and_works_again_when_it_is_back() 
         until("noticed", || matches!(peer.state(), PeerState::Down(_))).await;
         drop((there, server));
         let started = Instant::now();
-        let result = peer.call::<u64, u64>(Service::Data, &1, (), 5 * SECOND).await;
+        let result = peer.call::<u64, u64>(Service::Data, &1, (), 60 * SECOND).await;
         assert_eq!(result, Err(CallError::NotSent(SendError::Down)));
-        assert!(started.elapsed() < Duration::from_millis(50));
+        assert!(started.elapsed() < 20 * SECOND, "it waited for its deadline");
 
         tokio::time::sleep(Duration::from_millis(50)).await;
         let again = loop {
@@ -218,7 +219,7 @@ fn a_handle_fails_fast_while_the_peer_is_down_and_works_again_when_it_is_back() 
             }
         };
         drop(again.serve(Rc::new(Cell::new(node_hello(1))), Rc::new(Server::default())));
-        let connection = peer.wait_up(3 * SECOND).await.unwrap();
+        let connection = peer.wait_up(30 * SECOND).await.unwrap();
         assert_eq!(echo(&connection, 1, vec![1; 5000]).await.0, 2);
     });
 }
@@ -266,7 +267,7 @@ fn a_silent_peer_is_noticed_within_the_idle_timeout() {
         cut.set(true);
         let started = Instant::now();
         assert_eq!(connection.closed().await, CloseReason::Silent);
-        assert!(started.elapsed() < CONNECTION_IDLE_TIMEOUT + SECOND);
+        assert!(started.elapsed() < CONNECTION_IDLE_TIMEOUT + 5 * SECOND);
         until("the server notices too", || *server.closed.borrow() == [CloseReason::Silent]).await;
     });
 }
@@ -306,8 +307,7 @@ fn a_restarted_peer_tells_at_once_that_it_does_not_know_the_connection() {
         };
         drop(again.serve(Rc::new(Cell::new(node_hello(1))), Rc::new(Server::default())));
         cut.set(false);
-        let started = Instant::now();
+        // By a reset, not by silence, which takes a timeout.
         assert_eq!(connection.closed().await, CloseReason::Reset);
-        assert!(started.elapsed() < CONNECTION_IDLE_TIMEOUT / 2, "by a reset, not by silence");
     });
 }

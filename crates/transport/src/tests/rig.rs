@@ -17,16 +17,16 @@ use weft_types::{ClusterId, Incarnation, NodeId};
 pub(super) const CLUSTER: ClusterId = ClusterId(42);
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-/// Runs a test on a single-thread runtime, at most for 20 s.
-pub(super) fn run<F: Future>(test: F) -> F::Output {
+/// Runs a test on a single-thread runtime, at most for two minutes.
+pub(crate) fn run<F: Future>(test: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async { tokio::time::timeout(20 * SECOND, test).await.expect("the test hangs") })
+    local.block_on(&runtime, async { tokio::time::timeout(120 * SECOND, test).await.expect("the test hangs") })
 }
 
-/// Waits until `condition` holds, polling; panics after five seconds.
+/// Waits until `condition` holds, polling; panics after a minute.
 pub(super) async fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..12_000 {
         if condition() {
             return;
         }
@@ -91,19 +91,19 @@ impl Handler for Server {
     }
 }
 
-pub(super) fn node(id: u64) -> PeerIdentity {
+pub(crate) fn node(id: u64) -> PeerIdentity {
     PeerIdentity::node(CLUSTER, NodeId(id))
 }
 
-pub(super) fn client() -> PeerIdentity {
+pub(crate) fn client() -> PeerIdentity {
     PeerIdentity::client(CLUSTER, PeerName::new("hv").unwrap())
 }
 
-pub(super) fn node_hello(id: u64) -> Hello {
+pub(crate) fn node_hello(id: u64) -> Hello {
     Hello { cluster: CLUSTER, role: HelloRole::Node { node: NodeId(id), incarnation: Incarnation(1) } }
 }
 
-pub(super) fn client_hello() -> Hello {
+pub(crate) fn client_hello() -> Hello {
     Hello { cluster: CLUSTER, role: HelloRole::Client { session: None } }
 }
 

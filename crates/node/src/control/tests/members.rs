@@ -28,7 +28,8 @@ fn a_token_admits_once_and_only_for_its_role_and_a_refused_join_leaves_nothing_b
     let cluster = Cluster::of_one();
     let token = cluster.token(TokenRole::Client);
     let credentials = join_client(&cluster, &token).unwrap();
-    let expected = PeerIdentity::client(credentials.identity().cluster, PeerName::new("hv-1").unwrap());
+    // The name is the token's, whatever the joining process calls itself.
+    let expected = PeerIdentity::client(credentials.identity().cluster, PeerName::new("test").unwrap());
     assert_eq!(credentials.identity(), &expected);
     let why = join_client(&cluster, &token).unwrap_err();
     assert!(why.contains("used"), "{why}");
@@ -64,6 +65,24 @@ fn a_client_administers_nothing() {
     assert!(matches!(reply, ControlReply::Refused(ErrorKind::Refused(_))), "{reply:?}");
     let status = ControlRequest::Admin(AdminRequest::ClusterStatus);
     assert!(matches!(ask(&client, cluster.node(1).control(), status).unwrap(), ControlReply::Admin(_)));
+}
+
+#[test]
+fn nobody_speaks_for_the_session_of_another_member() {
+    let cluster = Cluster::of_one();
+    super::life::volume(&cluster, 1);
+    let (session, volume) = super::life::session(&cluster);
+    let client = join_client(&cluster, &cluster.token(TokenRole::Client)).unwrap();
+    let create = super::life::create(session, volume, 1, "disk.raw");
+    let close = ControlRequest::CloseSession { session };
+    let renew = ControlRequest::SessionHeartbeat { session, low_water: weft_types::RequestNumber(0) };
+    for request in [create.clone(), close, renew] {
+        let reply = ask(&client, cluster.node(1).control(), request).unwrap();
+        let ControlReply::Refused(ErrorKind::Refused(why)) = &reply else { panic!("{reply:?}") };
+        assert!(why.contains("belongs to another member"), "{why}");
+    }
+    // It is still there, and its owner's.
+    assert!(matches!(cluster.ask(create), ControlReply::Namespace(reply) if reply.is_ok()));
 }
 
 #[test]

@@ -2,16 +2,16 @@
 
 use crate::bridge::{BRIDGE_CAPACITY, DataStatus, ToControl, ToData};
 use crate::config::NodeConfig;
-use crate::control::{ControlConfig, DataSide, Exit, run};
+use crate::control::{ControlConfig, DataSide, Exit, OpenedData, run};
 use crate::data::boot_time;
 use crate::identity::{NodeIdentity, load_credentials};
 use crate::layout::NodeLayout;
 use crate::place::Place;
 use crate::setup::{self, AdminIdentity};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ impl StandIn {
     ) {
         while let Some(message) = messages.recv().await {
             match message {
-                ToData::Registered { incarnation } => self.told.lock().unwrap().incarnation = Some(incarnation),
+                ToData::Registered { incarnation, .. } => self.told.lock().unwrap().incarnation = Some(incarnation),
                 ToData::Map(map) => {
                     if !self.lags.load(Ordering::SeqCst) {
                         status.applied.store(map.version.0, Ordering::Release);
@@ -133,7 +133,9 @@ fn node_thread(place: &Place, stand_in: StandIn, ended: oneshot::Receiver<Ending
     let disk = DiskId(u128::from(identity.node.0) << 64 | 77);
     let disks = vec![RegisterDisk { disk, capacity_bytes: 1 << 40, proof: None }];
     let address = place.config.data_address();
-    let data = DataSide { to_data, from_data, status: Arc::clone(&status), address, disks };
+    let (opened, opening) = oneshot::channel();
+    assert!(opened.send(Ok(OpenedData { address, disks })).is_ok());
+    let data = DataSide { to_data, from_data, status: Arc::clone(&status), opened: opening };
     let config = ControlConfig {
         layout: place.layout.clone(),
         group: GroupConfig::new(place.layout.raft(), identity.cluster, identity.node).unwrap(),
@@ -169,17 +171,29 @@ pub struct Cluster {
     network: [u8; 2],
     admin: Credentials,
     pub nodes: Vec<Option<RunningNode>>,
+    _claim: UdpSocket,
 }
 
-static NETWORKS: AtomicU8 = AtomicU8::new(1);
+/// Loopback has room for everybody, and other test programs run at the same time: a network belongs to whoever could bind
+/// an address of it that no node has.
+fn claim_network() -> ([u8; 2], UdpSocket) {
+    let process = std::process::id() as u16;
+    for step in 0..=u16::MAX {
+        let [high, low] = process.wrapping_mul(31).wrapping_add(step).to_be_bytes();
+        // 127.0 and 127.1 are for what people run by hand.
+        let network = [high.max(2), low];
+        if let Ok(claim) = UdpSocket::bind((Ipv4Addr::new(127, network[0], network[1], 250), 7399)) {
+            return (network, claim);
+        }
+    }
+    panic!("no network is free on the loopback device");
+}
 
 impl Cluster {
     /// One node, live.
     pub fn of_one() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        // Test processes of several people run at a time; loopback is large.
-        let process = (std::process::id() % 200) as u8 + 20;
-        let network = [process, NETWORKS.fetch_add(1, Ordering::SeqCst)];
+        let (network, claim) = claim_network();
         let place = place(directory.path(), network, 1);
         let mut admin = None;
         setup::initialise(&place, |made: &AdminIdentity| {
@@ -187,7 +201,8 @@ impl Cluster {
             Ok(())
         })
         .unwrap();
-        let cluster = Self { directory, network, admin: admin.unwrap(), nodes: vec![Some(RunningNode::start(&place))] };
+        let nodes = vec![Some(RunningNode::start(&place))];
+        let cluster = Self { directory, network, admin: admin.unwrap(), nodes, _claim: claim };
         cluster.wait("the first node is live", |status| live(status) == 1);
         cluster
     }

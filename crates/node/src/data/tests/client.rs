@@ -1,6 +1,6 @@
 //! A client of the data wire: finds the primary in the map, tries again where the wire says that it helps.
 
-use super::cluster::{CLUSTER, Cluster};
+use super::cluster::{CLUSTER, Cluster, MEMBER};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -39,7 +39,12 @@ pub(super) type Answer = Result<(DataReply, Bytes), DataError>;
 impl Client {
     pub(super) async fn open(cluster: &Cluster) -> Self {
         let session = cluster.open_session().await;
-        let identity = PeerIdentity::client(CLUSTER, PeerName::new("test").unwrap());
+        Self::of_member(cluster, session, MEMBER)
+    }
+
+    /// Speaks for a session under the name of some member.
+    pub(super) fn of_member(cluster: &Cluster, session: SessionId, name: &str) -> Self {
+        let identity = PeerIdentity::client(CLUSTER, PeerName::new(name).unwrap());
         Self::as_peer(cluster, session, &identity, HelloRole::Client { session: Some(session) })
     }
 
@@ -178,6 +183,7 @@ impl Client {
             chunk,
             offset_bytes: offset,
             length_bytes: length as u32,
+            generation: None,
         })
     }
 

@@ -16,15 +16,19 @@ use weft_meta::{Command, CommandReply, MemoryView, Stamped, apply, read};
 use weft_proto::admin::{NodeReport, ReplicaDigest};
 use weft_proto::control::RegisterNode;
 use weft_store::StoreConfig;
+use weft_transport::identity::PeerName;
 use weft_transport::{Authority, EndpointConfig, PeerIdentity};
 use weft_types::map::{ClusterMap, MemberState};
 use weft_types::{
-    AckMode, ChunkSize, ClusterId, Incarnation, MapVersion, NodeId, PgId, SessionId, Timestamp, VolumeId,
+    AckMode, ChunkSize, ClusterId, Incarnation, MapVersion, NodeId, PgId, SessionId, StartId, Timestamp, VolumeId,
 };
 
 pub(super) const CLUSTER: ClusterId = ClusterId(0xc1);
 pub(super) const VOLUME: &str = "v";
+/// In whose name clients speak.
+pub(super) const MEMBER: &str = "test";
 const LEASE: Duration = Duration::from_millis(1000);
+static STARTS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
 const RENEWAL: Duration = Duration::from_millis(100);
 
 /// Small enough that a test fills it, large enough for any entry that the tests write.
@@ -116,7 +120,7 @@ impl Cluster {
 
     /// Starts a node's data thread on what its disk holds, and registers it.
     pub(super) async fn start_node(&self, node: NodeId) {
-        let disks = open_disks(&[self.disk_path(node)], CLUSTER, &store_config()).unwrap();
+        let disks = open_disks(&[self.disk_path(node)], CLUSTER, node, &store_config()).unwrap();
         let (previous, facts) = (disks.previous_incarnation(), disks.registrations());
         let (to_data, from_control) = channel(BRIDGE_CAPACITY);
         let (to_control, from_data) = channel(BRIDGE_CAPACITY);
@@ -133,13 +137,17 @@ impl Cluster {
         let thread = spawn(config, from_control, to_control, Arc::clone(&status)).unwrap();
         let reply = self.command(Command::RegisterNode(RegisterNode {
             node,
+            start: StartId(u128::from(STARTS.fetch_add(1, Ordering::Relaxed))),
             previous,
             control_address: ([127, 0, 0, 1], 1).into(),
             data_address: thread.address,
             disks: facts,
         }));
-        let CommandReply::Registered { incarnation, .. } = reply else { panic!("{reply:?}") };
-        to_data.send(ToData::Registered { incarnation }).await.unwrap();
+        let CommandReply::Registered { incarnation, map_version } = reply else { panic!("{reply:?}") };
+        to_data.send(ToData::Registered { incarnation, map_version }).await.unwrap();
+        // A control side that has lost its state begins with a map that names nothing. No data may go because of it.
+        let nothing = read::cluster_map(&MemoryView::new(), None).unwrap();
+        to_data.send(ToData::Map(Arc::new(nothing))).await.unwrap();
         let test_node = TestNode { to_data, thread: Some(thread), status, incarnation };
         self.inner.nodes.borrow_mut().insert(node, test_node);
         tokio::task::spawn_local(self.clone().play_control(node, from_data));
@@ -253,7 +261,8 @@ impl Cluster {
 
     pub(super) async fn open_session(&self) -> SessionId {
         let (volume_name, host) = (VOLUME.to_owned(), "test".to_owned());
-        let reply = self.command(Command::OpenSession { volume_name, host, mount_point: "/mnt".to_owned() });
+        let owner = PeerIdentity::client(CLUSTER, PeerName::new(MEMBER).unwrap()).session_owner();
+        let reply = self.command(Command::OpenSession { owner, volume_name, host, mount_point: "/mnt".to_owned() });
         let CommandReply::SessionOpened { session, .. } = reply else { panic!("{reply:?}") };
         self.publish().await;
         session
@@ -293,7 +302,7 @@ impl Cluster {
 
     pub(super) async fn assert_replicas_agree(&self, replicas: usize) {
         // An entry that is on every member may still be on its way into the last answer of a backup.
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let digests = self.digests().await;
             let agree = digests
@@ -332,7 +341,7 @@ impl Cluster {
 
     /// Waits until a node has told something of the kind.
     pub(super) async fn until_told(&self, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !self.events().iter().any(|event| event.contains(text)) {
             assert!(Instant::now() < deadline, "nobody told of '{text}': {:?}", self.events());
             sleep(Duration::from_millis(20)).await;

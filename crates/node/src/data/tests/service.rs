@@ -183,7 +183,8 @@ fn another_connection_of_a_node_does_not_take_the_place_of_its_replication_link(
         for node in [NodeId(2), NodeId(3)] {
             let version = other.version();
             let (pg, object) = (other.pg(other.chunk(1, 0)), ObjectId(1));
-            let extent = DataRequest::ObjectExtent { pg, map_version: version, object };
+            let extent =
+                DataRequest::ObjectExtent { pg, map_version: version, object, generation: TruncateGeneration(0) };
             assert!(other.call(node, &extent, Bytes::new()).await.is_some());
         }
         let before: Vec<_> = cluster.map().pgs;
@@ -229,7 +230,8 @@ fn the_end_and_the_blocks_of_an_object_are_told() {
         client.write(client.chunk(9, 2), 0, &[7; 100]).await;
         let chunk = client.chunk(9, 0);
         let (pg, object) = (client.pg(chunk), ObjectId(9));
-        let extent = |map_version| DataRequest::ObjectExtent { pg, map_version, object };
+        let extent =
+            |map_version| DataRequest::ObjectExtent { pg, map_version, object, generation: TruncateGeneration(0) };
         let (reply, _) = client.persist(pg, extent, Bytes::new()).await.unwrap();
         let end_bytes = 2 * (64 << 10) + 100;
         assert_eq!(reply, DataReply::ObjectExtent { end_bytes, allocated_bytes: 3 * BLOCK_SIZE as u64 });
@@ -294,4 +296,25 @@ fn chunk_files(disk: &std::path::Path) -> usize {
         entries.flatten().map(|e| if e.path().is_dir() { count(&e.path()) } else { 1 }).sum()
     }
     count(&disk.join("chunks"))
+}
+
+#[test]
+fn nobody_speaks_for_the_session_of_another_client() {
+    scenario(|| async {
+        let cluster = Cluster::start(1).await;
+        let client = Client::open(&cluster).await;
+        let chunk = client.chunk(1, 0);
+        client.write(chunk, 0, &pattern(1, 1)).await;
+        let thief = Client::of_member(&cluster, client.session, "thief");
+        let primary = cluster.leader_of(client.pg(chunk));
+        let other = pattern(2, 1);
+        let read = thief.read_request(chunk, 0, BLOCK_SIZE, client.version());
+        let write = thief.write_request(chunk, 0, &other, client.next_origin(), client.version());
+        for (request, payload) in [(read, Bytes::new()), (write, Bytes::from(other))] {
+            let answer = thief.call(primary, &request, payload).await.expect("an answer");
+            assert_eq!(answer.unwrap_err(), DataError::Malformed);
+        }
+        assert_eq!(&client.read(chunk, 0, BLOCK_SIZE).await[..], &pattern(1, 1)[..]);
+        assert_eq!(cluster.counter(primary, "requests_of_other_sessions").await, 2);
+    });
 }

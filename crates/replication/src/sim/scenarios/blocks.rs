@@ -1,0 +1,138 @@
+//! design 6 and 7: blocks, their checksums, truncation.
+
+use super::*;
+
+#[test]
+fn repair_from_stale() {
+    let mut world = serving(3, 3, None);
+    put(&mut world, 1, (0, 0), 5).unwrap();
+    put(&mut world, 2, (0, 0), 6).unwrap();
+    world.nodes.get_mut(&A).unwrap().store.bad.insert((chunk(0), 0));
+    assert_eq!(value_at(&mut world, (0, 0)), Ok(6));
+    let repaired = |r: &(weft_types::DiskId, Report)| matches!(r.1, Report::Repaired { .. });
+    assert!(world.reports.iter().any(repaired));
+    // A syncing member is never asked, even when it is the only other one.
+    let mut world = World::new(7, 3, 1, None);
+    world.meta.record.min_in_sync = 1;
+    world.lose = Some(Box::new(|e| matches!(e.message, Message::Dedupe { .. })));
+    put(&mut world, 1, (0, 0), 5).unwrap();
+    world.run_ms(2000);
+    assert!(!in_sync(&world, B) && !in_sync(&world, C));
+    world.nodes.get_mut(&A).unwrap().store.bad.insert((chunk(0), 0));
+    assert_eq!(ask(&mut world, read_of(T, (0, 0)), 1000), Some(Err(DataError::Corrupt)));
+}
+
+#[test]
+fn two_writes_into_one_block_both_stay() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            world.read_us = 20_000;
+            let tokens: Vec<_> = (0..4u32)
+                .map(|n| world.request(write_bytes(S, 10 + u64::from(n), 0, (0, n * 1024), 1024, 20 + u64::from(n))))
+                .collect();
+            for token in tokens {
+                expect("written", answer(&mut world, token, 1000), Some(Ok(Reply::Written)))?;
+            }
+            match insist(&mut world, &read_of(T, (0, 0)))? {
+                Reply::Read(bytes) => {
+                    let parts: Vec<u64> = bytes.chunks(1024).map(|p| u64::from(p[0])).collect();
+                    expect("every part", parts, vec![20, 21, 22, 23])
+                }
+                other => Err(format!("{other:?}")),
+            }
+        },
+        &[Mutant::MergeWithoutLock],
+    );
+}
+
+#[test]
+fn damaged_bytes_are_refused_at_both_ends() {
+    let mut world = serving(3, 3, None);
+    let mut damaged = write_of(S, 1, 0, (0, 0), 5);
+    if let ClientRequest::Write { request, .. } = &mut damaged {
+        request.hashes = vec![weft_types::BlockHash(1)];
+    }
+    assert_eq!(ask(&mut world, damaged, 500), Some(Err(DataError::Malformed)));
+    // On the way to a backup: refused there, sent again from the primary's journal.
+    world.keep =
+        Some(Box::new(|e| between(A, B, e) && matches!(&e.message, Message::Append(a) if !a.entries.is_empty())));
+    let token = world.request(write_of(S, 2, 0, (0, 0), 6));
+    world.run_ms(5);
+    world.keep = None;
+    for mut envelope in std::mem::take(&mut world.kept) {
+        if let Message::Append(append) = &mut envelope.message {
+            for entry in &mut append.entries {
+                let entry = std::sync::Arc::make_mut(entry);
+                if let Effect::Write { .. } = entry.header.effect {
+                    entry.data = filled(99, BLOCK_SIZE);
+                }
+            }
+        }
+        world.feed(B, Event::Peer(envelope));
+    }
+    assert_eq!(answer(&mut world, token, 500), Some(Ok(Reply::Written)));
+    assert!(world.reports.iter().any(|(at, r)| *at == disk(B) && matches!(r, Report::DamagedOnTheWay { .. })));
+    assert_eq!(value_at(&mut world, (0, 0)), Ok(6));
+    heal_and_converge(&mut world).unwrap();
+}
+
+#[test]
+fn grow_shrink_grow() {
+    let mut world = serving(3, 3, None);
+    put(&mut world, 1, (0, 0), 7).unwrap();
+    put(&mut world, 2, (0, 4096), 7).unwrap();
+    put(&mut world, 3, (1, 0), 7).unwrap();
+    let cut = |size_bytes, generation| {
+        ClientRequest::Truncate(TruncateRequest {
+            pg: PG,
+            map_version: weft_types::MapVersion(0),
+            origin: None,
+            object: ObjectId(1),
+            size_bytes,
+            generation: TruncateGeneration(generation),
+        })
+    };
+    insist(&mut world, &cut(1024, 1)).unwrap();
+    let late = ask(&mut world, write_of(S, 4, 0, (0, 4096), 8), 500);
+    let current = TruncateGeneration(1);
+    assert_eq!(late, Some(Err(DataError::StaleGeneration { current })), "made before the cut");
+    // The same cut again, and an older one, change nothing.
+    insist(&mut world, &cut(1024, 1)).unwrap();
+    for at in [(0, 4096), (1, 0)] {
+        assert_eq!(value_at(&mut world, at), Ok(0));
+    }
+    match insist(&mut world, &read_of(T, (0, 0))).unwrap() {
+        Reply::Read(bytes) => {
+            assert!(bytes[..1024].chunks(8).all(|c| c == 7u64.to_le_bytes()));
+            assert!(bytes[1024..].iter().all(|b| *b == 0), "the rest of the block is zeroed");
+        }
+        other => panic!("{other:?}"),
+    }
+    heal_and_converge(&mut world).unwrap();
+}
+
+#[test]
+fn a_write_of_a_truncation_that_has_not_arrived_waits_for_it() {
+    let mut world = serving(3, 3, None);
+    put(&mut world, 1, (0, 0), 7).unwrap();
+    let mut ahead = write_of(S, 2, 0, (0, 4096), 9);
+    if let ClientRequest::Write { request, .. } = &mut ahead {
+        request.generation = TruncateGeneration(1);
+    }
+    let token = world.request(ahead);
+    assert_eq!(answer(&mut world, token, 200), None);
+    let cut = ClientRequest::Truncate(TruncateRequest {
+        pg: PG,
+        map_version: weft_types::MapVersion(0),
+        origin: None,
+        object: ObjectId(1),
+        size_bytes: 0,
+        generation: TruncateGeneration(1),
+    });
+    insist(&mut world, &cut).unwrap();
+    assert_eq!(answer(&mut world, token, 200), Some(Ok(Reply::Written)));
+    assert_eq!(value_at(&mut world, (0, 0)), Ok(0));
+    assert_eq!(value_at(&mut world, (0, 4096)), Ok(9));
+}

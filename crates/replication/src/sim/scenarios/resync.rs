@@ -1,0 +1,187 @@
+//! design 5.7: a replica that returns.
+
+use super::*;
+
+/// A and B serve; C is syncing and is not let in.
+fn c_outside(mutant: Option<Mutant>) -> World {
+    let mut world = World::new(7, 3, 2, mutant);
+    world.lose = Some(Box::new(|e| matches!(e.message, Message::BeginResync(_))));
+    assert!(world.run_until(5000, |w| state(w, C) == MemberState::Syncing));
+    world.run_ms(20);
+    world
+}
+
+/// C is promoted, and A does not hear of it.
+fn promoted_unheard(world: &mut World) -> Verdict {
+    world.hold_maps = true;
+    world.lose = None;
+    holds("C is promoted", world.run_until(10_000, |w| in_sync(w, C)))
+}
+
+#[test]
+fn promotion_window() {
+    certify(
+        |mutant| {
+            let mut world = c_outside(mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            promoted_unheard(&mut world)?;
+            world.partition(A, C);
+            let acknowledged = ask(&mut world, write_of(S, 2, 0, (0, 0), 6), 600).is_some();
+            // A and B die; only C is left.
+            world.crash(A);
+            world.crash(B);
+            world.hold_maps = false;
+            world.heal();
+            holds("C leads", world.run_until(6000, |w| w.meta.record.primary == Some(disk(C))))?;
+            let left = value_at(&mut world, (0, 0))?;
+            holds("C has everything acknowledged", !acknowledged || left == 6)
+        },
+        &[Mutant::CandidateNotCounted],
+    );
+}
+
+#[test]
+fn barrier_window() {
+    certify(
+        |mutant| {
+            let mut world = c_outside(mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            // The barrier is chosen, the promotion does not reach the metadata group yet.
+            world.lose_changes = true;
+            world.lose = None;
+            world.run_ms(2500);
+            let lost: fn(&Envelope) -> bool = |e| between(A, C, e) && matches!(e.message, Message::Append(_));
+            world.lose = Some(Box::new(lost));
+            let acknowledged = ask(&mut world, write_of(S, 2, 0, (0, 0), 6), 300).is_some();
+            world.lose_changes = false;
+            holds("C is promoted", world.run_until(3000, |w| in_sync(w, C)))?;
+            world.crash(A);
+            world.crash(B);
+            world.lose = None;
+            holds("C leads", world.run_until(6000, |w| w.meta.record.primary == Some(disk(C))))?;
+            let left = value_at(&mut world, (0, 0))?;
+            holds("C has everything acknowledged", !acknowledged || left == 6)
+        },
+        &[Mutant::CandidateNotCounted],
+    );
+}
+
+#[test]
+fn interrupted_resync() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            stale_c(&mut world, 5)?;
+            world.feed(A, Event::ResyncRate { bytes_per_second: 1 });
+            world.start(C, true);
+            // The first copies fit the first allowance; keep the others back.
+            let lost: fn(&Envelope) -> bool =
+                |e| matches!(&e.message, Message::ChunkHashed { chunk, .. } if chunk.index.0 > 1);
+            world.lose = Some(Box::new(lost));
+            world.run_ms(700);
+            put(&mut world, 300, (9, 0), 3)?;
+            holds("C syncs", state(&world, C) == MemberState::Syncing)?;
+            world.crash(C);
+            world.run_ms(100);
+            world.lose = None;
+            world.feed(A, Event::ResyncRate { bytes_per_second: 1 << 30 });
+            for node in [A, B] {
+                world.nodes.get_mut(&node).unwrap().store.trim();
+            }
+            world.start(C, true);
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::ForgetCompleteTo],
+    );
+}
+
+#[test]
+fn one_sided_delta() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 3, (8, 0), 1)?;
+            ghost_on_a(&mut world)?;
+            // Nobody writes K7 again; the journals forget everything; another object goes.
+            put(&mut world, 4, (8, 0), 2)?;
+            insist(&mut world, &flush_of(S))?;
+            world.run_ms(500);
+            for node in [B, C] {
+                world.nodes.get_mut(&node).unwrap().store.trim();
+            }
+            heal_and_converge(&mut world)?;
+            world.meta.begin_move(disk(A));
+            world.broadcast_map();
+            let () = ();
+            holds("A leads", world.run_until(5000, |w| w.meta.record.primary == Some(disk(A))))?;
+            expect("the ghost", value_at(&mut world, (7, 0))?, 5)
+        },
+        &[Mutant::OneSidedDelta],
+    );
+}
+
+#[test]
+fn deleted_chunks_stay_deleted() {
+    for forget in [false, true] {
+        let mut world = serving(3, 3, None);
+        stale_c(&mut world, 3).unwrap();
+        let delete = ClientRequest::DeleteObject { map_version: world.meta.version, origin: None, object: ObjectId(1) };
+        insist(&mut world, &delete).unwrap();
+        put(&mut world, 500, (1, 4096), 9).unwrap();
+        if forget {
+            world.nodes.values_mut().for_each(|n| n.store.forget_removals());
+        }
+        insist(&mut world, &flush_of(S)).unwrap();
+        world.run_ms(300);
+        for node in [A, B] {
+            world.nodes.get_mut(&node).unwrap().store.trim();
+        }
+        world.start(C, true);
+        heal_and_converge(&mut world).unwrap();
+        assert_eq!(world.nodes[&C].store.chunks_map().len(), 1);
+    }
+}
+
+#[test]
+fn copy_overtaken() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            stale_c(&mut world, 4)?;
+            world.read_us = 400_000;
+            world.start(C, true);
+            let began = |w: &World| w.reports.iter().any(|(_, r)| matches!(r, Report::ResyncBegan { .. }));
+            holds("resync begins", world.run_until(5000, began))?;
+            world.run_ms(5);
+            // The old blocks are being read for copies.
+            for index in 0..4 {
+                let _ = world.request(write_of(S, 1000 + u64::from(index), 0, (index, 0), 3));
+            }
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::CopyWithoutLock],
+    );
+}
+
+#[test]
+fn resync_deadlock() {
+    let mut world = serving(3, 2, None);
+    for index in 0..8 {
+        put(&mut world, u64::from(index) + 1, (index, 0), 1).unwrap();
+    }
+    insist(&mut world, &flush_of(S)).unwrap();
+    world.run_ms(200);
+    for node in [A, B] {
+        world.nodes.get_mut(&node).unwrap().store.trim();
+    }
+    world.read_us = 30_000;
+    world.crash(B);
+    // Reads overlap copies while nothing can be acknowledged.
+    let mut answered = 0;
+    for round in 0..100u32 {
+        let got = ask(&mut world, read_of(T, (round % 8, 0)), 300);
+        answered += u32::from(matches!(got, Some(Ok(_))));
+    }
+    assert!(answered > 90, "reads go on: {answered}");
+    assert!(world.run_until(20_000, |w| in_sync(w, C)), "copies go on");
+}

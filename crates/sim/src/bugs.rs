@@ -1,0 +1,226 @@
+//! Bugs planted on purpose, in the crates that run here: which there are, and which this simulator has to notice.
+//!
+//! Responsible for: one table of every planted bug with what is expected of it, planting one for a run, and hunting for the
+//! first seed that notices it. Guarantees: a new bug does not compile until the table says whether it is caught here; one
+//! that is not names why, and the test that catches it. Not here: the client's bugs, which lie in its shell.
+
+use crate::{Failure, Options, run};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use weft_meta::mutants::Mutant as Meta;
+use weft_replication::Mutant as Replication;
+use weft_store::Mutant as Store;
+
+/// A planted bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    Meta(Meta),
+    Replication(Replication),
+    Store(Store),
+}
+
+/// What is expected of a bug here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expected {
+    /// A seed notices it: this one was the first when this was written down.
+    Caught { within: u64 },
+    /// It can happen here, and no seed has noticed it among so many. What does is a test elsewhere.
+    NotSeen { tried: u64, test: &'static str },
+    /// It cannot happen here.
+    Elsewhere { why: &'static str, test: &'static str },
+}
+
+const fn caught(within: u64) -> Expected {
+    Expected::Caught { within }
+}
+
+const fn not_seen(tried: u64, test: &'static str) -> Expected {
+    Expected::NotSeen { tried, test }
+}
+
+const fn elsewhere(why: &'static str, test: &'static str) -> Expected {
+    Expected::Elsewhere { why, test }
+}
+
+impl Bug {
+    /// Each of them once.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let meta = Meta::ALL.into_iter().map(Self::Meta);
+        let replication = Replication::ALL.into_iter().map(Self::Replication);
+        meta.chain(replication).chain(Store::ALL.into_iter().map(Self::Store))
+    }
+
+    /// Crate and name, as on the command line.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Meta(mutant) => format!("meta::{mutant:?}"),
+            Self::Replication(mutant) => format!("replication::{mutant:?}"),
+            Self::Store(mutant) => format!("store::{mutant:?}"),
+        }
+    }
+
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|bug| bug.name() == name)
+    }
+
+    #[must_use]
+    pub fn expected(self) -> Expected {
+        match self {
+            Self::Meta(mutant) => of_meta(mutant),
+            Self::Replication(mutant) => of_replication(mutant),
+            Self::Store(mutant) => of_store(mutant),
+        }
+    }
+}
+
+const NO_NAMES: &str = "clients use no names here";
+const NO_LOCKS: &str = "clients take no locks here";
+const NO_SIZES: &str = "clients hold no size caps here";
+const ALL_META: &str = "meta every_planted_bug_is_noticed";
+const NO_RAFT_LOG: &str = "Raft is a model here, without a log on a disk";
+
+fn of_meta(mutant: Meta) -> Expected {
+    match mutant {
+        Meta::RemoveLastLevel => caught(27),
+        Meta::TrustRestart => caught(37),
+        Meta::KeepEpochOnRestart => caught(3),
+        Meta::MoveAtOnce => caught(11),
+        Meta::FenceWithoutAcknowledgement => caught(4),
+        Meta::HastyLeader => caught(1),
+        Meta::StrikeLapsed => caught(2),
+        Meta::SkipCompareAndSet => not_seen(200, "meta attack_stale_set_request"),
+        Meta::CountLossyTowardsMinimum => not_seen(200, "meta every_planted_bug_is_noticed"),
+        Meta::ForgetBehind => not_seen(200, "meta attack_returning_behind"),
+        Meta::AnswerWithoutRound => not_seen(200, "meta the_lease_simulation_notices_each_planted_bug_of_time"),
+        Meta::AnswerLaggard => not_seen(200, "meta attack_live_not_applying"),
+        Meta::ReadmitFailedDisk => elsewhere("a failed disk never comes back here", "meta attack_fsync_then_fine"),
+        Meta::AcceptEmptyStore => elsewhere("no node loses its Raft store here", "meta attack_empty_raft_store"),
+        Meta::NoDedupe | Meta::DropOpenFile | Meta::AllowCycles | Meta::ReuseCookies => elsewhere(NO_NAMES, ALL_META),
+        Meta::SizeLostOnFence
+        | Meta::SizeOfOldGeneration
+        | Meta::GrantHeldCap
+        | Meta::ReleaseForgetsSize
+        | Meta::ServeLastInLine
+        | Meta::NoRecallDeadline
+        | Meta::TruncateUnacknowledged
+        | Meta::CutBeforeAcknowledged
+        | Meta::CollectPastRoom => elsewhere(NO_SIZES, ALL_META),
+        Meta::IgnoreOverlap
+        | Meta::OwnerWithoutSession
+        | Meta::TestOnlyOwnLocks
+        | Meta::ForgetWaiters
+        | Meta::OvertakeWaiters
+        | Meta::NoDeadlockSearch
+        | Meta::CloseKeepsLocks => elsewhere(NO_LOCKS, ALL_META),
+        Meta::AnyOwner => elsewhere("the simulated control side checks no certificates", ALL_META),
+        // Safe and wrong: replicas count as lossy that are not.
+        Meta::RegisterTwice => elsewhere("no oracle asks whether a loss had to be", ALL_META),
+    }
+}
+
+fn of_replication(mutant: Replication) -> Expected {
+    match mutant {
+        Replication::AcknowledgeEarly => caught(9),
+        Replication::NoDedupe => caught(6),
+        Replication::LossyAsSource => caught(4),
+        Replication::MergeWithoutLock => caught(5),
+        Replication::SkipEpochCheck => not_seen(200, "replication epoch_reuse"),
+        Replication::SkipPeering => not_seen(200, "replication scenarios::peering"),
+        Replication::CopyWithoutLock => not_seen(200, "replication copy_overtaken"),
+        Replication::NoDedupeCopy => not_seen(200, "replication forgotten_dedupe"),
+        Replication::ForgetCompleteTo => not_seen(200, "replication interrupted_resync"),
+        Replication::ServeWithoutLease => not_seen(200, "replication lease_at_old_map"),
+        Replication::ReadUncommitted => not_seen(200, "replication read_uncommitted"),
+        Replication::OneSidedDelta => not_seen(200, "replication one_sided_delta"),
+        Replication::CandidateNotCounted => not_seen(200, "replication promotion_window"),
+        Replication::FlushPrimaryOnly => not_seen(200, "replication flush_other_host"),
+        Replication::BehindAsLevel => not_seen(200, "replication scenarios::peering"),
+        Replication::FenceOnlyAtArrival => not_seen(200, "replication fence_after_check"),
+        Replication::CutInMemory => not_seen(200, "replication an_answered_cut_outlives_a_loss_of_power"),
+        Replication::ReadAnyGeneration => elsewhere(
+            "registers are never truncated here",
+            "replication a_read_waits_for_the_cut_that_its_reader_knows_of",
+        ),
+        Replication::EndOfOldGeneration => elsewhere(NO_SIZES, "replication attack_size_of_old_generation"),
+    }
+}
+
+fn of_store(mutant: Store) -> Expected {
+    match mutant {
+        Store::SkipFsync => caught(4),
+        Store::MarkBeforeFsync => caught(19),
+        Store::TrimBeforeTrailerSync => caught(9),
+        Store::RetryFsync => caught(74),
+        Store::TrustData => caught(16),
+        Store::IgnoreLap => not_seen(200, "store records_of_a_recycled_segment_are_not_replayed"),
+        Store::ApplyUncommitted | Store::ForgetCut => not_seen(200, "store tests::crash"),
+        Store::IgnoreLife => {
+            not_seen(200, "store a_bad_record_after_the_last_mark_ends_the_log_and_good_ones_behind_it_never_come_back")
+        }
+        Store::SkipNameSync | Store::RenameBeforeSync => not_seen(0, "store tests::real_crash"),
+        Store::ForgetBallast => not_seen(0, "store tests::space_and_reads"),
+        Store::RemoveBeforeSync | Store::RemoveInAnyOrder | Store::TrustNames | Store::KeepTail => {
+            elsewhere(NO_RAFT_LOG, "store tests::raw_log_crash")
+        }
+    }
+}
+
+/// Keeps a bug of the metadata planted on this thread; the other crates take theirs as a setting.
+pub(crate) struct Planted;
+
+impl Planted {
+    pub fn new(bug: Option<Bug>) -> Self {
+        let meta = match bug {
+            Some(Bug::Meta(mutant)) => Some(mutant),
+            _ => None,
+        };
+        weft_meta::mutants::plant(meta);
+        Self
+    }
+}
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        weft_meta::mutants::plant(None);
+    }
+}
+
+/// The first seed that notices a bug.
+#[derive(Clone, Debug)]
+pub struct Caught {
+    pub seed: u64,
+    pub failure: Failure,
+}
+
+/// Runs seeds `1..=budget` with the bug planted until one fails that passes without it, `jobs` at a time.
+#[must_use]
+pub fn hunt(bug: Bug, budget: u64, jobs: usize) -> Option<Caught> {
+    let (next, stop, first) = (AtomicU64::new(1), AtomicBool::new(false), Mutex::new(None::<Caught>));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed > budget || stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let Some(failure) = run(seed, &Options { bug: Some(bug), ..Options::default() }).failure else {
+                        continue;
+                    };
+                    if run(seed, &Options::default()).failure.is_some() {
+                        // Not this bug's doing.
+                        continue;
+                    }
+                    stop.store(true, Ordering::Relaxed);
+                    let mut first = first.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    if first.as_ref().is_none_or(|earlier| seed < earlier.seed) {
+                        *first = Some(Caught { seed, failure });
+                    }
+                }
+            });
+        }
+    });
+    first.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,237 @@
+//! One run from its seed to its verdict: build, fault, heal, settle, look.
+//!
+//! Guarantees: after the faults end a run goes on until the cluster serves and is whole again, and fails when that takes
+//! longer than [`SETTLE`]; then all oracles are asked. Must not know: how faults and protocol work.
+
+use crate::client::SimClient;
+use crate::failure::{Failure, Oracle};
+use crate::host::NodeClock;
+use crate::node::{CLUSTER, SimNode, control_address, data_address};
+use crate::plan::Plan;
+use crate::world::{SECOND, World};
+use crate::{Options, VOLUME, Verdict};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use weft_meta::Command;
+use weft_meta::command::NewNode;
+use weft_store::StoreConfig;
+use weft_types::map::MemberState;
+use weft_types::{AckMode, ChunkSize, DiskId, NodeId, PgId};
+
+/// Longest time from the end of the faults until everything serves and every replica is level again. A lossless member is
+/// waited for a minute (`LOSSLESS_WAIT`), a lost disk's place is filled after ten (`REPLACE_AFTER`).
+const SETTLE: u64 = 780 * SECOND;
+/// Longest wait for operations that were begun before.
+const ANSWER: u64 = 90 * SECOND;
+
+/// Runs one seed.
+#[must_use]
+pub fn run(seed: u64, options: &Options) -> Verdict {
+    let plan = Plan::with(seed, options);
+    let mut world = World::new(seed, plan.mix, options.verbose);
+    #[cfg(feature = "mutants")]
+    let _planted = crate::bugs::Planted::new(options.bug);
+    let result = catch_unwind(AssertUnwindSafe(|| live(&mut world, &plan, options)));
+    if let Err(panic) = result {
+        let what = panic.downcast_ref::<String>().map(String::as_str);
+        let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("something");
+        world.fail(Oracle::Panic, format!("panicked: {what}"));
+    }
+    world.stats.simulated_ns = world.now();
+    Verdict { seed, failure: world.violation.take(), trace: world.trace, stats: world.stats.clone() }
+}
+
+fn live(world: &mut World, plan: &Plan, options: &Options) {
+    build(world, options);
+    let began = world.now();
+    let faults: Vec<_> = plan.faults.iter().map(|(at, fault)| (began + at, *fault)).collect();
+    world.schedule(&faults);
+    world.run(began + plan.mix.faulty_ns, |_| false);
+    world.heal();
+    let healed = world.now();
+    world.run(healed + SETTLE, settled);
+    if world.violation.is_none() && !settled(world) {
+        let what = describe(world);
+        return world
+            .fail(Oracle::Settles, format!("does not settle within {} s after the faults: {what}", SETTLE / SECOND));
+    }
+    look(world);
+}
+
+/// A healthy cluster with a volume and clients.
+fn build(world: &mut World, options: &Options) {
+    let mix = world.mix;
+    let new_node = |id: u64| NewNode {
+        name: format!("n{id}"),
+        control_address: control_address(NodeId(id)),
+        data_address: data_address(NodeId(id)),
+        failure_domain: Vec::new(),
+    };
+    world.commit(&Command::Bootstrap {
+        cluster: CLUSTER,
+        authority_certificate: vec![1],
+        authority_key: vec![2],
+        node: new_node(1),
+    });
+    for id in 2..=mix.nodes {
+        world.commit(&Command::JoinNode { node: new_node(id), token: None });
+    }
+    let voters = if mix.nodes >= 5 { 5 } else { 3 };
+    world.metadata.voters = (1..=voters).map(NodeId).collect();
+    world.commit(&Command::SetVoters { voters: world.metadata.voters.clone() });
+    for id in 1..=mix.nodes {
+        let clock = clock(world);
+        let config = StoreConfig { segment_bytes: 256 << 10, ..StoreConfig::small() };
+        #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "only a planted bug changes it"))]
+        let mut node = SimNode::new(NodeId(id), clock, config, mix.capacity_bytes);
+        #[cfg(feature = "mutants")]
+        node.plant(options.bug);
+        node.disk.set_cold(mix.cold_disks);
+        if options.pretend_to_sync {
+            node.disk.pretend_to_sync();
+        }
+        world.nodes.insert(NodeId(id), node);
+        world.start_node(NodeId(id));
+    }
+    world.keep_links();
+    world.keep_metadata();
+    let registered = |world: &World| {
+        let live = world.metadata.map.nodes.iter().filter(|n| n.state == weft_types::map::NodeState::Live).count();
+        live as u64 == world.mix.nodes
+    };
+    world.run(60 * SECOND, registered);
+    let Ok(chunk_size) = ChunkSize::new(crate::client::CHUNK_BYTES) else {
+        return world.fail(Oracle::Integrity, "no such chunk size".to_owned());
+    };
+    world.commit(&Command::CreateVolume {
+        name: VOLUME.to_owned(),
+        replicas: 3,
+        chunk_size,
+        ack: AckMode::Memory,
+        pg_count: mix.groups,
+    });
+    world.run(120 * SECOND, World::all_level);
+    if !world.all_level() {
+        let what = describe(world);
+        return world.fail(Oracle::Settles, format!("a new cluster does not serve: {what}"));
+    }
+    let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
+    for index in 0..mix.clients {
+        let clock = clock(world);
+        world.clients.push(SimClient::new(index, clock, mix.threads, &nodes));
+        world.start_client(index);
+    }
+}
+
+fn clock(world: &mut World) -> NodeClock {
+    let offset_ns = world.random.below(1000 * SECOND);
+    let span = world.mix.drift_ppm;
+    let drift = world.random.below(2 * span + 1);
+    let drift_ppm = i64::try_from(drift).unwrap_or(0) - i64::try_from(span).unwrap_or(0);
+    NodeClock { now: std::rc::Rc::clone(&world.now), offset_ns, drift_ppm }
+}
+
+/// Everybody serves, every replica is level, every operation is answered.
+fn settled(world: &World) -> bool {
+    world.clients.iter().all(|client| client.is_open() && client.unanswered() == 0)
+        && world.nodes.values().all(|node| node.process.is_some() && !node.disk_lost)
+        && world.all_level()
+}
+
+fn describe(world: &World) -> String {
+    let map = &world.metadata.map;
+    let mut lines = vec![format!("map {} leader {:?}", map.version, world.metadata.leader)];
+    for record in &map.pgs {
+        lines.push(format!(
+            "{} epoch {} levelled {} primary {:?} set {} move {:?}",
+            record.pg, record.epoch, record.levelled_epoch, record.primary, record.set_version, record.pending_move
+        ));
+        for member in &record.members {
+            let status = world.nodes.get(&member.node).and_then(|node| node.process.as_ref());
+            let status = status.and_then(|process| process.turn.replica_status(record.pg, member.disk));
+            lines.push(format!("  {} on node {} {:?}: {status:?}", member.disk, member.node, member.state));
+        }
+    }
+    for node in world.nodes.values() {
+        let lost = if node.disk_lost { ", disk lost" } else { "" };
+        lines.push(format!("node {}: {}{lost}", node.id, if node.process.is_some() { "up" } else { "down" }));
+    }
+    lines.extend(world.clients.iter().map(SimClient::describe));
+    lines.extend(world.open_operations());
+    lines.join("\n  ")
+}
+
+/// Everything that must hold once the cluster is whole and quiet.
+fn look(world: &mut World) {
+    world.read_everything();
+    let by = world.now() + ANSWER;
+    world.run(by, |world| world.clients.iter().all(|client| client.unanswered() == 0));
+    if world.violation.is_none() && world.clients.iter().any(|client| client.unanswered() > 0) {
+        let what = describe(world);
+        return world.fail(Oracle::Settles, format!("a read in a healthy cluster is not answered: {what}"));
+    }
+    let places: Vec<_> = world.registers.keys().copied().collect();
+    for place in places {
+        let pg = world.pg_of_place(&place);
+        let losses = pg.and_then(|pg| world.losses.get(&pg)).cloned().unwrap_or_default();
+        if let Err(Failure { oracle, what }) = world.registers[&place].check(&losses) {
+            let what = format!("object, chunk, block, half {place:?}: {what} (losses at {losses:?})");
+            return world.fail(oracle, what);
+        }
+    }
+    // What is on every member may still be on its way into the last answer of a backup.
+    let by = world.now() + 5 * SECOND;
+    world.run(by, |world| replicas_equal(world).is_ok());
+    if let Err(what) = replicas_equal(world) {
+        world.fail(Oracle::Replicas, what);
+    }
+}
+
+type Content = Vec<(weft_types::ChunkId, Vec<Option<weft_types::BlockHash>>)>;
+
+/// Level replicas of a group hold the same blocks.
+fn replicas_equal(world: &World) -> Result<(), String> {
+    for record in &world.metadata.map.pgs {
+        let mut seen: BTreeMap<DiskId, Content> = BTreeMap::new();
+        for member in &record.members {
+            if !matches!(member.state, MemberState::InSync { .. }) {
+                continue;
+            }
+            if let Some(content) = content_of(world, member.node, member.disk, record.pg) {
+                seen.insert(member.disk, content?);
+            }
+        }
+        let mut replicas = seen.iter();
+        let Some((first, expected)) = replicas.next() else { continue };
+        for (disk, content) in replicas {
+            if content != expected {
+                let differs = content.iter().find(|chunk| !expected.contains(chunk));
+                let lacks = expected.iter().find(|chunk| !content.contains(chunk));
+                return Err(format!(
+                    "group {}: disks {first} and {disk} differ: {differs:?} against {lacks:?}",
+                    record.pg
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn content_of(world: &World, node: NodeId, disk: DiskId, pg: PgId) -> Option<Result<Content, String>> {
+    let process = world.nodes.get(&node)?.process.as_ref()?;
+    process.turn.look_at_store(disk, |store| {
+        let mut content = Vec::new();
+        for chunk in store.chunks(pg).map_err(|error| error.to_string())? {
+            let hashes = store.block_hashes(pg, chunk).map_err(|error| error.to_string())?;
+            let mut blocks = hashes.blocks;
+            while blocks.last().is_some_and(Option::is_none) {
+                blocks.pop();
+            }
+            // A chunk without a present block is as good as none.
+            if !blocks.is_empty() {
+                content.push((chunk, blocks));
+            }
+        }
+        Ok(content)
+    })
+}

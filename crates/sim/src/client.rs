@@ -1,0 +1,791 @@
+//! A client: session, map, the production data core, and threads that read, write and flush.
+//!
+//! Responsible for: what the shell of a client does, on simulated time, and for telling the oracles what was seen.
+//! Guarantees: every written value is unique; an operation that was not answered stays open for ever in the history.
+//! Must not know: replication.
+
+use crate::failure::Oracle;
+use crate::host::NodeClock;
+use crate::node::SIMULATED_OWNER;
+use crate::node::{OnReply, control_address, node_at};
+use crate::oracle::{self, Read, Write};
+use crate::world::{End, MS, Place, World};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use weft_client::core::{
+    Action, AttemptId, DataCore, DataCoreConfig, Event, LeaderFinder, LossWatch, Operation, Outcome, RouteTable,
+    SessionClock, SessionState, Ticket,
+};
+use weft_node::data::turn::Speaker;
+use weft_proto::control::{ControlReply, ControlRequest};
+use weft_proto::data::DataRequest;
+use weft_types::limits::{SESSION_HEARTBEAT_INTERVAL, SESSION_TTL};
+use weft_types::map::ClusterMap;
+use weft_types::{
+    AckMode, BLOCK_SIZE, BlockIndex, ChunkId, ChunkIndex, ErrorKind, NodeId, ObjectId, PgId, RequestNumber, SessionId,
+    TruncateGeneration, VolumeId, block_hash,
+};
+
+pub const HALF: usize = BLOCK_SIZE / 2;
+pub const CHUNK_BYTES: u32 = 64 << 10;
+/// Objects whose blocks are registers; others only have to be equal everywhere in the end.
+pub const REGISTER_OBJECTS: u64 = 2;
+pub const CHUNKS: u32 = 3;
+pub const BLOCKS: u16 = 3;
+const FIRST_OBJECT: u64 = 1 << 32;
+const CHURN_OBJECTS: u64 = 3;
+
+pub struct SimClient {
+    index: usize,
+    /// Counts its processes.
+    pub life: u64,
+    clock: NodeClock,
+    pub paused_until: u64,
+    finder: LeaderFinder,
+    session: Option<Session>,
+    threads: Vec<Thread>,
+}
+
+struct Session {
+    id: SessionId,
+    volume: VolumeId,
+    core: DataCore,
+    clock: SessionClock,
+    next_ticket: u64,
+    running: BTreeMap<Ticket, Running>,
+    fetching: bool,
+}
+
+struct Thread {
+    busy: bool,
+    losses: Option<LossWatch>,
+}
+
+enum Op {
+    Write {
+        value: u64,
+        places: Vec<Place>,
+    },
+    Read {
+        object: u64,
+        chunk: u32,
+        block: u16,
+    },
+    Flush {
+        covers: Vec<(Place, u64, u64)>,
+    },
+    Churn {
+        /// Object, group and generation of a truncation.
+        cut: Option<(u64, PgId, u64)>,
+        /// Object of a write or discard.
+        changes: Option<u64>,
+        what: String,
+    },
+    /// Asked by the check in the end.
+    Final {
+        object: u64,
+        chunk: u32,
+        block: u16,
+    },
+}
+
+struct Running {
+    op: Op,
+    thread: usize,
+    start: u64,
+}
+
+impl Op {
+    fn name(&self) -> String {
+        match self {
+            Self::Write { value, places } => format!("write of {value} at {places:?}"),
+            Self::Read { object, chunk, block } => format!("read of {object}, {chunk}, {block}"),
+            Self::Flush { .. } => "flush".to_owned(),
+            Self::Churn { what, .. } => what.clone(),
+            Self::Final { object, chunk, block } => format!("last read of {object}, {chunk}, {block}"),
+        }
+    }
+}
+
+/// Every eight bytes of a half block hold its value.
+fn filled(value: u64, bytes: usize) -> Vec<u8> {
+    value.to_le_bytes().repeat(bytes / 8)
+}
+
+fn value_of(bytes: &[u8]) -> Result<u64, String> {
+    let (words, _) = bytes.as_chunks::<8>();
+    let first = words.first().map_or(0, |word| u64::from_le_bytes(*word));
+    if words.iter().all(|word| u64::from_le_bytes(*word) == first) {
+        Ok(first)
+    } else {
+        Err("half a block is torn".to_owned())
+    }
+}
+
+fn chunk_id(object: u64, chunk: u32) -> ChunkId {
+    ChunkId { object: ObjectId(FIRST_OBJECT + object), index: ChunkIndex(chunk) }
+}
+
+impl SimClient {
+    pub fn new(index: usize, clock: NodeClock, threads: usize, nodes: &[NodeId]) -> Self {
+        let finder = LeaderFinder::new(nodes.iter().map(|node| control_address(*node)).collect());
+        let threads = (0..threads).map(|_| Thread { busy: false, losses: None }).collect();
+        Self { index, life: 0, clock, paused_until: 0, finder, session: None, threads }
+    }
+
+    pub fn session_id(&self) -> Option<SessionId> {
+        self.session.as_ref().map(|session| session.id)
+    }
+
+    /// What this client's clock says of a session, if it is its own.
+    pub fn session_state(&self, id: SessionId) -> Option<SessionState> {
+        let session = self.session.as_ref().filter(|session| session.id == id)?;
+        Some(session.clock.state(self.clock.read()))
+    }
+
+    /// Operations that are not answered.
+    pub fn unanswered(&self) -> usize {
+        self.session.as_ref().map_or(0, |session| session.running.len())
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.session.is_some()
+    }
+
+    pub fn describe(&self) -> String {
+        let Some(session) = &self.session else { return format!("client {}: no session", self.index) };
+        let map = session.core.routes().version();
+        format!("client {}: session {}, {} unanswered, map {map}", self.index, session.id, session.running.len())
+    }
+}
+
+impl World {
+    pub fn start_client(&mut self, index: usize) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        client.life += 1;
+        client.session = None;
+        client.threads.iter_mut().for_each(|thread| thread.busy = false);
+        let life = client.life;
+        self.open_session(index, life);
+    }
+
+    /// The client dies with whatever it has on its way.
+    pub fn crash_client(&mut self, index: usize) {
+        self.stats.count("clients killed");
+        self.start_client(index);
+    }
+
+    fn client_at(&mut self, index: usize, life: u64, act: impl FnOnce(&mut Self) + 'static) {
+        let now = self.now();
+        let Some(client) = self.clients.get(index).filter(|c| c.life == life) else { return };
+        if client.paused_until > now {
+            let at = client.paused_until;
+            return self.at(at, "client woken", move |world| world.client_at(index, life, act));
+        }
+        act(self);
+    }
+
+    fn open_session(&mut self, index: usize, life: u64) {
+        let Some(client) = self.clients.get(index).filter(|c| c.life == life) else { return };
+        let sent = client.clock.read();
+        let (host, mount_point) = (format!("client-{index}"), "/mnt".to_owned());
+        let request = ControlRequest::OpenSession { volume_name: crate::VOLUME.to_owned(), host, mount_point };
+        self.client_asks(
+            index,
+            life,
+            request,
+            1_500 * MS,
+            Box::new(move |world, reply| {
+                let Some(ControlReply::SessionOpened { session, volume, map }) = reply else {
+                    return world.after(50 * MS, "open session", move |world| world.open_session(index, life));
+                };
+                let Some(routes) = RouteTable::new(volume, Arc::new(map)) else { return };
+                let losses = routes.losses();
+                let core = DataCore::new(DataCoreConfig { session, fail_after: None }, routes);
+                world.stats.count("sessions opened");
+                world.say(|| format!("client {index} has session {session}"));
+                let Some(client) = world.clients.get_mut(index) else { return };
+                client.threads.iter_mut().for_each(|thread| thread.losses = Some(LossWatch::new(Arc::clone(&losses))));
+                client.session = Some(Session {
+                    id: session,
+                    volume,
+                    core,
+                    clock: SessionClock::new(SESSION_TTL, sent),
+                    next_ticket: 0,
+                    running: BTreeMap::new(),
+                    fetching: false,
+                });
+                let threads = client.threads.len();
+                world.session_heartbeats(index, life, session);
+                world.follow_map(index, life, session);
+                world.watch_stalls(index, life, session);
+                for thread in 0..threads {
+                    world.next_operation(index, life, thread);
+                }
+            }),
+        );
+    }
+
+    /// One request to whoever is believed to lead; the finder moves on when nobody answers.
+    fn client_asks(&mut self, index: usize, life: u64, request: ControlRequest, deadline_ns: u64, done: OnReply) {
+        let Some(address) = self.clients.get(index).and_then(|c| c.finder.current()) else { return };
+        let heard: OnReply = Box::new(move |world, reply| {
+            world.client_at(index, life, move |world| {
+                let Some(client) = world.clients.get_mut(index) else { return };
+                let reply = match reply {
+                    Some(ControlReply::NotLeader { leader }) => {
+                        client.finder.redirected(address, leader.map(|(_, at)| at));
+                        None
+                    }
+                    Some(ControlReply::Refused(ErrorKind::Unavailable(_))) | None => {
+                        client.finder.unreachable(address);
+                        None
+                    }
+                    Some(reply) => {
+                        client.finder.answered(address);
+                        Some(reply)
+                    }
+                };
+                done(world, reply);
+            });
+        });
+        self.call_control(End::Client(index), node_at(address), request, deadline_ns, heard);
+    }
+
+    fn session(&mut self, index: usize, life: u64, id: SessionId) -> Option<&mut Session> {
+        let client = self.clients.get_mut(index).filter(|c| c.life == life)?;
+        client.session.as_mut().filter(|session| session.id == id)
+    }
+
+    fn session_heartbeats(&mut self, index: usize, life: u64, id: SessionId) {
+        if self.session(index, life, id).is_none() {
+            return;
+        }
+        let interval = u64::try_from(SESSION_HEARTBEAT_INTERVAL.as_nanos()).unwrap_or(0);
+        self.after(interval, "session heartbeat", move |world| {
+            world.client_at(index, life, move |world| world.session_heartbeats(index, life, id));
+        });
+        let Some(sent) = self.clients.get(index).map(|c| c.clock.read()) else { return };
+        let request = ControlRequest::SessionHeartbeat { session: id, low_water: RequestNumber(0) };
+        self.client_asks(
+            index,
+            life,
+            request,
+            interval,
+            Box::new(move |world, reply| {
+                let Some(session) = world.session(index, life, id) else { return };
+                match reply {
+                    Some(ControlReply::SessionAlive { map_version }) => {
+                        session.clock.answered(sent);
+                        if map_version > session.core.routes().version() {
+                            world.fetch_map(index, life, id);
+                        }
+                    }
+                    Some(ControlReply::Refused(ErrorKind::Fenced | ErrorKind::NotFound | ErrorKind::Stale)) => {
+                        session.clock.struck();
+                        world.step_client(index, life, id, Event::Fenced);
+                    }
+                    _ => {}
+                }
+            }),
+        );
+    }
+
+    /// A poll that is answered when there is a newer map.
+    fn follow_map(&mut self, index: usize, life: u64, id: SessionId) {
+        let Some(session) = self.session(index, life, id) else { return };
+        let (have, volume) = (session.core.routes().version(), session.volume);
+        let request = ControlRequest::GetMap { volume: Some(volume), have, wait_ms: 20_000 };
+        self.client_asks(
+            index,
+            life,
+            request,
+            5_000 * MS,
+            Box::new(move |world, reply| {
+                if let Some(ControlReply::Map(map)) = reply {
+                    world.take_map(index, life, id, *map);
+                }
+                world.after(20 * MS, "follow map", move |world| {
+                    world.client_at(index, life, move |world| world.follow_map(index, life, id));
+                });
+            }),
+        );
+    }
+
+    fn fetch_map(&mut self, index: usize, life: u64, id: SessionId) {
+        let Some(session) = self.session(index, life, id).filter(|s| !s.fetching) else { return };
+        session.fetching = true;
+        let (have, volume) = (session.core.routes().version(), session.volume);
+        let request = ControlRequest::GetMap { volume: Some(volume), have, wait_ms: 0 };
+        self.client_asks(
+            index,
+            life,
+            request,
+            250 * MS,
+            Box::new(move |world, reply| {
+                if let Some(session) = world.session(index, life, id) {
+                    session.fetching = false;
+                }
+                if let Some(ControlReply::Map(map)) = reply {
+                    world.take_map(index, life, id, *map);
+                }
+            }),
+        );
+    }
+
+    fn watch_stalls(&mut self, index: usize, life: u64, id: SessionId) {
+        let Some(now) = self.clients.get(index).map(|c| c.clock.read()) else { return };
+        let Some(session) = self.session(index, life, id) else { return };
+        let stalled = session.core.oldest_submitted().is_some_and(|at| now.since(at).as_millis() >= 300);
+        if session.clock.state(now) == SessionState::Lapsed {
+            self.stats.count("checks of a session that had lapsed");
+        }
+        if stalled {
+            self.fetch_map(index, life, id);
+        }
+        self.after(200 * MS, "stalls", move |world| {
+            world.client_at(index, life, move |world| world.watch_stalls(index, life, id));
+        });
+    }
+
+    fn take_map(&mut self, index: usize, life: u64, id: SessionId, map: ClusterMap) {
+        let Some(client) = self.clients.get_mut(index).filter(|c| c.life == life) else { return };
+        let present = map.nodes.iter().filter(|n| n.state != weft_types::map::NodeState::Removed);
+        client.finder.learned(present.map(|n| n.control_address).collect());
+        let Some(volume) = client.session.as_ref().map(|s| s.volume) else { return };
+        if let Some(routes) = RouteTable::new(volume, Arc::new(map)) {
+            self.step_client(index, life, id, Event::Map(routes));
+        }
+    }
+
+    fn step_client(&mut self, index: usize, life: u64, id: SessionId, event: Event) {
+        let Some(now) = self.clients.get(index).map(|c| c.clock.read()) else { return };
+        let Some(session) = self.session(index, life, id) else { return };
+        let mut actions = Vec::new();
+        session.core.step(now, event, &mut actions);
+        for action in actions {
+            match action {
+                Action::Send { attempt, node, request, payload, .. } => {
+                    self.client_sends(index, life, id, attempt, node, request, payload);
+                }
+                Action::Done { ticket, result } => self.operation_done(index, life, id, ticket, result),
+                Action::FetchMap { .. } => self.fetch_map(index, life, id),
+                Action::WakeAt(at) => {
+                    let delay = u64::try_from(at.since(now).as_nanos()).unwrap_or(0) + MS / 10;
+                    self.after(delay, "client wakes", move |world| {
+                        world.client_at(index, life, move |world| world.step_client(index, life, id, Event::Wake));
+                    });
+                }
+                Action::SessionFenced => {
+                    self.stats.count("clients fenced");
+                    self.say(|| format!("client {index} learns that session {id} is fenced"));
+                    self.after(100 * MS, "new session", move |world| {
+                        if world.session(index, life, id).is_some() {
+                            world.start_client(index);
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn client_sends(
+        &mut self,
+        index: usize,
+        life: u64,
+        id: SessionId,
+        attempt: AttemptId,
+        node: NodeId,
+        request: DataRequest,
+        payload: Bytes,
+    ) {
+        let slow = matches!(request, DataRequest::Flush(_) | DataRequest::Truncate(_));
+        let deadline = if slow { 30_000 } else { 10_000 } * MS;
+        let give_up = move |world: &mut Self| {
+            world.client_at(index, life, move |world| {
+                world.step_client(index, life, id, Event::Unreachable { attempt });
+            });
+        };
+        if self.random.chance(self.mix.duplicate_percent) {
+            // A copy that some queue holds back for long.
+            self.stats.count("requests doubled");
+            let late = self.random.below(4_000 * MS);
+            let (request, payload) = (request.clone(), payload.clone());
+            self.after(late, "late copy", move |world| {
+                if let Some(node_life) = world.life_of(node) {
+                    world.data_request(
+                        node,
+                        node_life,
+                        request,
+                        payload,
+                        Speaker::Client(SIMULATED_OWNER),
+                        Box::new(|_, _| {}),
+                    );
+                }
+            });
+        }
+        let (from, to) = (End::Client(index), End::Node(node));
+        let gone = self.is_blocked(from, to) || !self.is_up(node);
+        // A lost connection is noticed sooner or later.
+        let noticed = if gone { self.between(5 * MS, 3_000 * MS) } else { deadline };
+        self.after(noticed, "attempt over", give_up);
+        if gone {
+            return;
+        }
+        self.send(from, to, "request", move |world| {
+            let Some(node_life) = world.life_of(node) else { return };
+            let back = move |world: &mut Self, answer: Option<_>| {
+                world.send(to, from, "answer", move |world| {
+                    world.client_at(index, life, move |world| {
+                        let event = match answer {
+                            Some((result, payload)) => Event::Answer { attempt, result, payload },
+                            None => Event::Unreachable { attempt },
+                        };
+                        world.step_client(index, life, id, event);
+                    });
+                });
+            };
+            world.data_request(node, node_life, request, payload, Speaker::Client(SIMULATED_OWNER), Box::new(back));
+        });
+    }
+}
+
+/// The workload.
+impl World {
+    /// What clients wait for.
+    pub fn open_operations(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for client in &self.clients {
+            let Some(session) = &client.session else { continue };
+            for (ticket, running) in &session.running {
+                let since = running.start as f64 / 1e9;
+                lines.push(format!("client {}: {ticket:?} since {since:.3}: {}", client.index, running.op.name()));
+            }
+        }
+        lines
+    }
+
+    fn next_operation(&mut self, index: usize, life: u64, thread: usize) {
+        let think = self.mix.think_ms * MS;
+        let delay = self.random.below(think + 1);
+        self.after(delay, "operation", move |world| {
+            world.client_at(index, life, move |world| world.begin_operation(index, life, thread));
+        });
+    }
+
+    fn begin_operation(&mut self, index: usize, life: u64, thread: usize) {
+        if self.quiet {
+            return;
+        }
+        let Some(client) = self.clients.get(index).filter(|c| c.life == life) else { return };
+        let Some(session) = &client.session else { return };
+        if session.core.is_fenced() || client.threads[thread].busy {
+            return;
+        }
+        let (id, volume) = (session.id, session.volume);
+        let (op, operation) = self.choose(id, volume, index);
+        self.say(|| format!("client {index} thread {thread}: {}", op.name()));
+        self.submit(index, life, id, thread, op, operation);
+    }
+
+    fn submit(&mut self, index: usize, life: u64, id: SessionId, thread: usize, op: Op, operation: Operation) {
+        let start = self.now();
+        let Some(session) = self.session(index, life, id) else { return };
+        session.next_ticket += 1;
+        let ticket = Ticket(session.next_ticket);
+        session.running.insert(ticket, Running { op, thread, start });
+        if let Some(thread) = self.clients.get_mut(index).and_then(|c| c.threads.get_mut(thread)) {
+            thread.busy = true;
+        }
+        self.step_client(index, life, id, Event::Submit { ticket, file: None, operation });
+    }
+
+    fn choose(&mut self, id: SessionId, volume: VolumeId, index: usize) -> (Op, Operation) {
+        let object = self.random.below(REGISTER_OBJECTS);
+        let chunk = self.random.below(u64::from(CHUNKS)) as u32;
+        let block = self.random.below(u64::from(BLOCKS)) as u16;
+        match self.random.below(100) {
+            0..40 => self.choose_write(id, volume, object, chunk, block),
+            40..80 => (Op::Read { object, chunk, block }, read(object, chunk, block)),
+            80..90 => self.choose_flush(index),
+            _ => {
+                let operation = self.choose_churn(volume);
+                let cut = match &operation {
+                    Operation::Truncate { pg, object, generation, .. } => {
+                        Some((object.0 - FIRST_OBJECT, *pg, generation.0))
+                    }
+                    _ => None,
+                };
+                let changes = match &operation {
+                    Operation::Write { chunk, .. } | Operation::Discard { chunk, .. } => {
+                        Some(chunk.object.0 - FIRST_OBJECT)
+                    }
+                    _ => None,
+                };
+                if let Some(object) = changes {
+                    *self.changing.entry(object).or_default() += 1;
+                }
+                if let Some((object, ..)) = cut {
+                    self.cutting.insert(object);
+                }
+                (Op::Churn { cut, changes, what: describe(&operation) }, operation)
+            }
+        }
+    }
+
+    fn choose_write(
+        &mut self,
+        id: SessionId,
+        volume: VolumeId,
+        object: u64,
+        chunk: u32,
+        block: u16,
+    ) -> (Op, Operation) {
+        self.stats.count("writes");
+        let value = self.stats.get("writes");
+        let first = self.random.below(2) as u16;
+        let halves = if self.random.chance(60) { 0..2 } else { first..first + 1 };
+        let places: Vec<Place> = halves.clone().map(|half| (object, chunk, block, half)).collect();
+        let write = Write { start: self.now(), end: oracle::End::Open, session: id.0 };
+        for place in &places {
+            self.registers.entry(*place).or_default().writes.insert(value, write);
+        }
+        let data = filled(value, halves.len() * HALF);
+        let offset = u32::from(block) * BLOCK_SIZE as u32 + u32::from(halves.start) * HALF as u32;
+        let at = chunk_id(object, chunk);
+        let hashes =
+            if halves.len() == 2 { vec![block_hash(volume, at, BlockIndex(block), &data)] } else { Vec::new() };
+        let ack = if self.random.chance(12) { AckMode::Disk } else { AckMode::Memory };
+        let operation = Operation::Write {
+            chunk: at,
+            offset_bytes: offset,
+            generation: TruncateGeneration(0),
+            ack,
+            hashes,
+            data: data.into(),
+        };
+        (Op::Write { value, places }, operation)
+    }
+
+    fn choose_flush(&mut self, index: usize) -> (Op, Operation) {
+        let mut covers = Vec::new();
+        for (place, register) in &self.registers {
+            for (value, write) in &register.writes {
+                if let oracle::End::Answered(end) = write.end {
+                    covers.push((*place, *value, end));
+                }
+            }
+        }
+        // Only the newest of each place is worth remembering: older ones follow from it.
+        let mut newest: BTreeMap<Place, (u64, u64, u64)> = BTreeMap::new();
+        for (place, value, end) in covers {
+            let start = self.registers[&place].writes[&value].start;
+            let entry = newest.entry(place).or_insert((start, value, end));
+            *entry = (*entry).max((start, value, end));
+        }
+        let covers = newest.into_iter().map(|(place, (_, value, end))| (place, value, end)).collect();
+        let routes = self.clients.get(index).and_then(|c| c.session.as_ref()).map(|s| s.core.routes());
+        let pgs: Vec<PgId> = routes.map(|routes| routes.pgs().collect()).unwrap_or_default();
+        (Op::Flush { covers }, Operation::Flush { pgs })
+    }
+
+    fn choose_churn(&mut self, volume: VolumeId) -> Operation {
+        let object = 100 + self.random.below(CHURN_OBJECTS);
+        let chunk = chunk_id(object, self.random.below(2) as u32);
+        let offset_bytes = self.random.below(40_000) as u32;
+        let length_bytes = 1 + self.random.below(20_000) as u32;
+        let routes = self.clients.iter().find_map(|c| c.session.as_ref()).map(|s| s.core.routes().pg_of(chunk));
+        let pg = routes.unwrap_or(PgId { volume, index: 0 });
+        let generation = TruncateGeneration(self.generations.get(&(object, pg)).copied().unwrap_or(0));
+        let ack = AckMode::Memory;
+        let kind = match self.random.below(12) {
+            _ if self.cutting.contains(&object) => 10,
+            9 if self.changing.get(&object).is_some_and(|open| *open > 0) => 10,
+            kind => kind,
+        };
+        match kind {
+            0..6 => {
+                let data = Bytes::from(filled(self.random.next_u64(), (length_bytes as usize / 8 + 1) * 8));
+                Operation::Write {
+                    chunk,
+                    offset_bytes,
+                    generation,
+                    ack,
+                    hashes: whole(volume, chunk, offset_bytes, &data),
+                    data,
+                }
+            }
+            6..9 => Operation::Discard { chunk, offset_bytes, length_bytes, generation, ack },
+            9 => {
+                self.stats.count("truncations");
+                // Drawn once and for all; other operations use it only after it was answered.
+                self.next_generation += 1;
+                let generation = TruncateGeneration(self.next_generation);
+                let size_bytes = u64::from(chunk.index.0) * u64::from(CHUNK_BYTES) + u64::from(offset_bytes);
+                Operation::Truncate { pg, object: chunk.object, size_bytes, generation }
+            }
+            10 => Operation::Presence { chunk },
+            _ => Operation::ObjectExtent { pg, object: chunk.object },
+        }
+    }
+
+    fn operation_done(
+        &mut self,
+        index: usize,
+        life: u64,
+        id: SessionId,
+        ticket: Ticket,
+        result: Result<Outcome, ErrorKind>,
+    ) {
+        let now = self.now();
+        self.note(if result.is_ok() { "answered" } else { "refused" }, ticket.0);
+        let Some(session) = self.session(index, life, id) else { return };
+        let Some(Running { op, thread, start }) = session.running.remove(&ticket) else { return };
+        self.say(|| {
+            let outcome = result.as_ref().map_or_else(|error| format!("{error:?}"), |_| "done".to_owned());
+            format!("client {index} thread {thread}: {}: {outcome}", op.name())
+        });
+        if let Some(thread) = self.clients.get_mut(index).and_then(|c| c.threads.get_mut(thread)) {
+            thread.busy = false;
+        }
+        match (op, result) {
+            (Op::Write { value, places }, result) => self.wrote(value, &places, result.map(|_| ())),
+            (Op::Read { object, chunk, block }, Ok(Outcome::Read(bytes)))
+            | (Op::Final { object, chunk, block }, Ok(Outcome::Read(bytes))) => {
+                self.stats.count("reads");
+                self.saw((object, chunk, block), &bytes, start);
+            }
+            (Op::Flush { covers }, Ok(Outcome::Flushed(answers))) => {
+                self.flushed(index, thread, now, covers, &answers);
+            }
+            (Op::Read { .. } | Op::Final { .. }, Err(ErrorKind::Io(why))) => {
+                self.fail(Oracle::Readable, format!("a read failed for good: {why}"));
+            }
+            (Op::Churn { cut: Some((object, pg, generation)), .. }, Ok(_)) => {
+                let known = self.generations.entry((object, pg)).or_default();
+                *known = (*known).max(generation);
+                self.cutting.remove(&object);
+            }
+            (Op::Churn { changes: Some(object), .. }, Ok(_)) => {
+                if let Some(open) = self.changing.get_mut(&object) {
+                    *open = open.saturating_sub(1);
+                }
+            }
+            (_, Err(ErrorKind::NoSpace)) => self.stats.count("ENOSPC"),
+            _ => {}
+        }
+        self.next_operation(index, life, thread);
+    }
+
+    fn wrote(&mut self, value: u64, places: &[Place], result: Result<(), ErrorKind>) {
+        let end = match result {
+            Ok(()) => {
+                self.stats.count("writes answered");
+                oracle::End::Answered(self.now())
+            }
+            Err(ErrorKind::NoSpace) => {
+                self.stats.count("ENOSPC");
+                return;
+            }
+            Err(_) => return,
+        };
+        for place in places {
+            if let Some(write) = self.registers.get_mut(place).and_then(|r| r.writes.get_mut(&value)) {
+                write.end = end;
+            }
+        }
+    }
+
+    fn saw(&mut self, (object, chunk, block): (u64, u32, u16), bytes: &[u8], start: u64) {
+        for (half, bytes) in bytes.chunks(HALF).enumerate() {
+            match value_of(bytes) {
+                Ok(value) => {
+                    let read = Read { value, start, end: self.now() };
+                    let place = (object, chunk, block, half as u16);
+                    self.note("read", value);
+                    self.registers.entry(place).or_default().reads.push(read);
+                }
+                Err(why) => self.fail(Oracle::Torn, format!("object {object} chunk {chunk} block {block}: {why}")),
+            }
+        }
+    }
+
+    fn flushed(
+        &mut self,
+        index: usize,
+        thread: usize,
+        now: u64,
+        covers: Vec<(Place, u64, u64)>,
+        answers: &[(PgId, weft_types::LossGeneration)],
+    ) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let Some(pg_of) = client.session.as_ref().map(|s| s.core.routes().clone()) else { return };
+        let Some(losses) = client.threads.get_mut(thread).and_then(|t| t.losses.as_mut()) else { return };
+        if losses.flushed(answers).is_err() {
+            return self.stats.count("flushes that told of a loss");
+        }
+        self.stats.count("flushes");
+        for (place, value, ended) in covers {
+            let pg = pg_of.pg_of(chunk_id(place.0, place.1));
+            let lost = self.losses.get(&pg).and_then(|losses| losses.last()).copied().unwrap_or(0);
+            if ended > lost
+                && let Some(register) = self.registers.get_mut(&place)
+            {
+                register.flushed(now, value);
+            }
+        }
+    }
+
+    /// Reads every register, once everything is quiet.
+    pub fn read_everything(&mut self) {
+        let Some((index, life, id)) =
+            self.clients.iter().find_map(|c| c.session.as_ref().map(|session| (c.index, c.life, session.id)))
+        else {
+            return;
+        };
+        for object in 0..REGISTER_OBJECTS {
+            for chunk in 0..CHUNKS {
+                for block in 0..BLOCKS {
+                    let op = Op::Final { object, chunk, block };
+                    self.submit(index, life, id, 0, op, read(object, chunk, block));
+                }
+            }
+        }
+    }
+
+    /// Group of a place, by the newest map.
+    pub fn pg_of_place(&self, place: &Place) -> Option<PgId> {
+        let volume = self.metadata.map.volumes.first()?;
+        Some(weft_types::map::pg_of_chunk(volume.id, volume.pg_count, chunk_id(place.0, place.1)))
+    }
+}
+
+fn describe(operation: &Operation) -> String {
+    match operation {
+        Operation::Write { chunk, offset_bytes, generation, data, .. } => {
+            format!("write of {} bytes at {offset_bytes} of {chunk}, {generation:?}", data.len())
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn read(object: u64, chunk: u32, block: u16) -> Operation {
+    let offset_bytes = u32::from(block) * BLOCK_SIZE as u32;
+    let chunk = chunk_id(object, chunk);
+    // Registers are never truncated.
+    Operation::Read { chunk, offset_bytes, length_bytes: BLOCK_SIZE as u32, generation: TruncateGeneration(0) }
+}
+
+/// Hashes of the blocks that bytes at an offset cover whole.
+fn whole(volume: VolumeId, chunk: ChunkId, offset: u32, bytes: &[u8]) -> Vec<weft_types::BlockHash> {
+    let end = offset + bytes.len() as u32;
+    let blocks = offset.div_ceil(BLOCK_SIZE as u32)..end / BLOCK_SIZE as u32;
+    blocks
+        .map(|block| {
+            let from = (block * BLOCK_SIZE as u32 - offset) as usize;
+            block_hash(volume, chunk, BlockIndex(block as u16), &bytes[from..from + BLOCK_SIZE])
+        })
+        .collect()
+}

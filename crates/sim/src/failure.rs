@@ -1,0 +1,54 @@
+//! What a run found to be wrong, and which oracle saw it.
+
+use std::fmt;
+
+/// Whatever watches a run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Oracle {
+    /// What clients read and wrote has no order in which it could have happened.
+    Linearizable,
+    /// A read shows less than what was flushed.
+    Flushed,
+    /// Half a block holds parts of two writes.
+    Torn,
+    /// A read fails for good.
+    Readable,
+    /// After the faults everything serves again, with all its copies, in bounded time.
+    Settles,
+    /// Level replicas hold the same blocks.
+    Replicas,
+    /// Nobody acts on a right that another has already.
+    Rights,
+    /// The program's own assertions.
+    Panic,
+    /// Metadata state and data side can go on.
+    Integrity,
+}
+
+impl fmt::Display for Oracle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linearizable => "linearizable",
+            Self::Flushed => "flushed",
+            Self::Torn => "torn blocks",
+            Self::Readable => "readable",
+            Self::Settles => "settles",
+            Self::Replicas => "replicas equal",
+            Self::Rights => "rights",
+            Self::Panic => "assertion",
+            Self::Integrity => "integrity",
+        })
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    pub oracle: Oracle,
+    pub what: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {}", self.oracle, self.what)
+    }
+}

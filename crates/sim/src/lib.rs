@@ -1,0 +1,85 @@
+//! Whole clusters on simulated time, from one seed.
+//!
+//! The production data node (`weft_node::data::turn`), the production metadata machine and leader (`weft_meta`), the
+//! production replication and store under them, and the client's production core, on simulated disks, clocks and network,
+//! in one thread. Only Raft, sockets and threads are modelled. Faults are laid over it; oracles watch what clients see.
+//!
+//! ```text
+//! let verdict = weft_sim::run(seed, &Options::default());
+//! verdict.failure: Option<Failure>    what must not have happened
+//! verdict.trace: u64                  equal for equal seeds
+//! verdict.stats                       what was exercised
+//! ```
+//!
+//! | file | subject |
+//! |---|---|
+//! | `world` | time, chance, the trace |
+//! | `plan`, `nemesis` | which faults a seed draws; carrying them out |
+//! | `metadata` | Raft as a delayed log; committing |
+//! | `node`, `host`, `tasks`, `links`, `sizes` | a node's process, what it stands on, its control side |
+//! | `client` | sessions, the data core, the workload |
+//! | `oracle`, `rights`, `check`, `failure` | what must hold |
+//! | `bugs` | bugs planted on purpose, which the oracles have to notice |
+//! | `stats` | what was exercised |
+
+#[cfg(feature = "mutants")]
+pub mod bugs;
+mod check;
+mod client;
+mod failure;
+mod host;
+mod links;
+mod metadata;
+mod nemesis;
+mod node;
+pub mod oracle;
+mod plan;
+mod rights;
+mod shrink;
+mod sizes;
+mod stats;
+mod tasks;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use check::run;
+pub use failure::{Failure, Oracle};
+pub use plan::{Fault, Mix, Plan};
+pub use shrink::shrink;
+pub use stats::Stats;
+
+use std::collections::BTreeSet;
+
+/// The volume of every run.
+pub(crate) const VOLUME: &str = "v";
+
+/// How a seed is run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Faults of the plan that are left out, by their place in it.
+    pub without: BTreeSet<usize>,
+    /// No faults at all: a healthy cluster on a good network.
+    pub calm: bool,
+    /// Kinds of faults that are left out, by name ([`Fault::kind`]).
+    pub off: BTreeSet<String>,
+    /// Tells what happens on the error output.
+    pub verbose: bool,
+    /// A bug planted on purpose: files' syncs succeed and make nothing durable, on every disk.
+    pub pretend_to_sync: bool,
+    /// A bug planted on purpose, in one of the crates that run here.
+    #[cfg(feature = "mutants")]
+    pub bug: Option<bugs::Bug>,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    pub seed: u64,
+    /// What must not have happened.
+    pub failure: Option<Failure>,
+    /// Equal for equal seeds and options.
+    pub trace: u64,
+    pub stats: Stats,
+}

@@ -1,0 +1,77 @@
+//! Who may do what, watched at the moment at which the metadata group gives a right to somebody else (design 4).
+//!
+//! These oracles see the node that would still serve, also when no client happens to ask it. Guarantees: they know the
+//! nodes' own clocks and leases, which the leader does not. Must not know: how the leader waits.
+
+use crate::failure::Oracle;
+use crate::world::World;
+use weft_client::core::SessionState;
+use weft_meta::read;
+use weft_types::map::ClusterMap;
+use weft_types::{Incarnation, NodeId, PgRecord, SessionId};
+
+impl World {
+    /// Whether this node answers clients, by its own clock.
+    fn serves(&self, node: NodeId) -> bool {
+        let node = self.nodes.get(&node).filter(|node| !node.disk_lost);
+        node.and_then(|node| node.process.as_ref()).is_some_and(|process| process.turn.holds_lease())
+    }
+
+    /// The leader has called a node dead: nobody waits for it any more.
+    pub fn called_dead(&mut self, node: NodeId, incarnation: Incarnation) {
+        let process = self.nodes.get(&node).and_then(|n| n.process.as_ref());
+        if process.and_then(|process| process.incarnation()) == Some(incarnation) && self.serves(node) {
+            self.fail(Oracle::Rights, format!("node {node} is called dead while it holds a lease"));
+        }
+    }
+
+    /// Only who is not heard of, and has what somebody else asks for, is struck off (design 4.4).
+    pub fn session_struck(&mut self, session: SessionId) {
+        if self.evicted.contains(&session) {
+            return;
+        }
+        let live = self.clients.iter().find_map(|client| client.session_state(session)) == Some(SessionState::Live);
+        if !self.wanted.contains(&session) {
+            self.fail(Oracle::Rights, format!("session {session} is struck off, and nobody wants what it has"));
+        } else if live {
+            self.fail(Oracle::Rights, format!("session {session} is struck off while its clock says that it lives"));
+        }
+    }
+
+    /// What a session had is free if its record is gone: nobody may still act on its behalf.
+    pub fn session_freed(&mut self, session: SessionId) {
+        match read::facts(&self.metadata.view) {
+            Ok(facts) if facts.sessions.iter().any(|fact| fact.session == session) => return,
+            Ok(_) => {}
+            Err(error) => return self.fail(Oracle::Integrity, format!("the metadata state cannot be read: {error}")),
+        }
+        let now = self.now();
+        self.registers.values_mut().for_each(|register| register.fence(session.0, now));
+        let knows = |id: &NodeId| {
+            let map = self.nodes.get(id).and_then(|n| n.process.as_ref()).and_then(|process| process.turn.map());
+            map.is_none_or(|map| !map.is_live(session))
+        };
+        let late = self.nodes.keys().copied().find(|id| self.serves(*id) && !knows(id));
+        if let Some(node) = late {
+            self.fail(Oracle::Rights, format!("node {node} serves session {session}, whose fence is complete"));
+        }
+    }
+
+    /// A primary gives way only when it knows, or can serve no more (design 4.3).
+    pub fn primary_changed(&mut self, before: &PgRecord, new: &ClusterMap) {
+        let Some(old) = before.primary_member().map(|member| member.node) else { return };
+        let still = self.nodes.get(&old).and_then(|n| n.process.as_ref()).is_some_and(|process| {
+            let known = new.nodes.iter().find(|n| n.id == old).map(|n| n.incarnation);
+            let map = process.turn.map();
+            let record = map.as_ref().and_then(|map| map.pgs.iter().find(|r| r.pg == before.pg));
+            process.incarnation() == known
+                && record
+                    .is_some_and(|r| r.epoch == before.epoch && r.primary == before.primary && r.pending_move.is_none())
+        });
+        if still && self.serves(old) {
+            let what =
+                format!("group {}: node {old} still leads epoch {} when another takes over", before.pg, before.epoch);
+            self.fail(Oracle::Rights, what);
+        }
+    }
+}
