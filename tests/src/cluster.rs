@@ -1,7 +1,7 @@
 //! A `weft dev` cluster for one test.
 
 use crate::isolation::Isolation;
-use crate::program::{self, output, run, said, weft_binary};
+use crate::program::{self, end, has_ended, output, run, said, weft_binary};
 use rustix::process::Pid;
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -11,8 +11,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What a node or a mount may take at its peak (issue: under 256 MiB in every test).
-pub const MEMORY_LIMIT_BYTES: u64 = 256 << 20;
 const READY_PATIENCE: Duration = Duration::from_secs(120);
 const STOP_PATIENCE: Duration = Duration::from_secs(90);
 /// Resync of what a test writes, on a busy machine.
@@ -40,6 +38,17 @@ impl Cluster {
         Self::start_in(Isolation::enter(), "data")
     }
 
+    /// The same, with nodes and mounts that may take so much memory.
+    ///
+    /// # Panics
+    /// When it does not become ready.
+    #[must_use]
+    pub fn start_within(memory_mib: u32) -> Self {
+        let mut cluster = Self::prepare(Isolation::enter(), "data");
+        cluster.run_dev_with(&["--memory-mib", &memory_mib.to_string()]);
+        cluster
+    }
+
     /// The same in a namespace that the caller has, with everything it keeps below the directory `data` of its files (a
     /// small file system, say).
     ///
@@ -47,10 +56,14 @@ impl Cluster {
     /// When it does not become ready.
     #[must_use]
     pub fn start_in(isolation: Isolation, data: &str) -> Self {
-        let (data, mount) = (isolation.files().join(data), isolation.files().join("mnt"));
-        let mut cluster = Self { data, mount, foreground: None, said: Arc::default(), isolation };
+        let mut cluster = Self::prepare(isolation, data);
         cluster.run_dev();
         cluster
+    }
+
+    fn prepare(isolation: Isolation, data: &str) -> Self {
+        let (data, mount) = (isolation.files().join(data), isolation.files().join("mnt"));
+        Self { data, mount, foreground: None, said: Arc::default(), isolation }
     }
 
     /// Starts `weft dev` and waits for its `ready:` line.
@@ -58,7 +71,12 @@ impl Cluster {
     /// # Panics
     /// When it ends or takes too long.
     pub fn run_dev(&mut self) {
+        self.run_dev_with(&[]);
+    }
+
+    fn run_dev_with(&mut self, words: &[&str]) {
         let mut command = self.weft(&["dev", "--journal-mib", JOURNAL_MIB]);
+        command.args(words);
         command.arg("--mount").arg(&self.mount).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
@@ -221,11 +239,12 @@ impl Cluster {
     /// When one took more.
     pub fn check_memory(&self) {
         let status = self.json(&["dev", "status"]);
+        let limit = status["memory_limit_bytes"].as_u64().expect("a limit of memory");
         for (kind, name) in [("nodes", "number"), ("mounts", "client")] {
             for process in status[kind].as_array().into_iter().flatten() {
                 let peak = process["memory"]["peak_bytes"].as_u64().unwrap_or(0);
                 eprintln!("memory: {kind} {} peak {} MiB", process[name], peak >> 20);
-                assert!(peak <= MEMORY_LIMIT_BYTES, "{kind} {} took {} MiB at its peak", process[name], peak >> 20);
+                assert!(peak <= limit, "{kind} {} took {} MiB at its peak", process[name], peak >> 20);
             }
         }
     }
@@ -272,7 +291,7 @@ impl Cluster {
     pub fn kill_everything_left(&mut self) {
         let mut child = self.foreground.take().expect("weft dev runs");
         child.kill().unwrap();
-        child.wait().unwrap();
+        assert!(has_ended(&mut child, STOP_PATIENCE), "weft dev stays although it was killed");
     }
 
     /// Collects the foreground command, which somebody else has stopped.
@@ -314,10 +333,9 @@ impl Drop for Cluster {
         // Nothing here may panic: it runs while a failed test unwinds.
         let stopped = self.weft(&["dev", "stop"]).output().is_ok_and(|o| o.status.success());
         if let Some(mut child) = self.foreground.take() {
-            if !stopped {
-                let _ = child.kill();
+            if !(stopped && has_ended(&mut child, STOP_PATIENCE)) {
+                end(&mut child);
             }
-            let _ = child.wait();
         }
         // What could not be stopped is ended by the guard of the namespace.
     }

@@ -1,7 +1,10 @@
 //! Running programs from tests: a failure shows the command and all it said.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
+
+const DEATH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The `weft` binary under test: `$WEFT_BIN`, or the one beside the test program.
 ///
@@ -51,6 +54,30 @@ pub fn run(command: &mut Command) -> String {
 #[must_use]
 pub fn output(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("could not run {}: {error}", show(command)))
+}
+
+/// Waits for a process to end; whether it did.
+#[must_use]
+pub fn has_ended(process: &mut Child, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        if !matches!(process.try_wait(), Ok(None)) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// SIGKILL, and not for ever waiting for the end: while a test fails, what the process waits for may be cut off. What
+/// stays then goes with the test's namespace.
+pub fn end(process: &mut Child) {
+    let _ = process.kill();
+    if !has_ended(process, DEATH_PATIENCE) {
+        eprintln!("process {} stays although it was killed", process.id());
+    }
 }
 
 /// Everything a program wrote.

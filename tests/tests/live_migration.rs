@@ -11,7 +11,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use weft_tests::cluster::{Cluster, wait_until};
-use weft_tests::guest::{Blueprint, Console, Move, Vm, field, image};
+use weft_tests::guest::{Blueprint, Console, Move, Vm, field, image, prepare_memory};
 use weft_tests::host::Host;
 use weft_tests::program::{output, run, said};
 
@@ -58,6 +58,7 @@ struct Two {
 impl Two {
     fn start() -> Self {
         let cluster = Cluster::start();
+        prepare_memory(cluster.files());
         let hosts = [Host::first(&cluster), Host::another(&cluster, "mnt-b")];
         Self { hosts, cluster }
     }
@@ -157,20 +158,23 @@ impl<'a> Traveller<'a> {
         mut self,
         moment: Moment,
         accident: impl FnOnce(&Two),
-        remedy: impl FnOnce(&Two),
+        remedy: impl FnOnce(&Two) + Send,
     ) -> (Self, Duration) {
         self.live();
         let prepared = self.prepare();
-        let began = Instant::now();
-        if moment == Moment::Before {
-            accident(self.two);
-            prepared.begin(&mut self.vm);
-        } else {
-            prepared.begin(&mut self.vm);
-            accident(self.two);
-        }
-        remedy(self.two);
-        let vm = prepared.finish(self.vm, &self.console);
+        let (two, began) = (self.two, Instant::now());
+        let vm = std::thread::scope(|scope| {
+            if moment == Moment::During {
+                prepared.begin(&mut self.vm);
+            }
+            accident(two);
+            // Beside the move: a QEMU whose image grows waits for its host in the call, and answers nobody meanwhile.
+            scope.spawn(|| remedy(two));
+            if moment == Moment::Before {
+                prepared.begin(&mut self.vm);
+            }
+            prepared.finish(self.vm, &self.console)
+        });
         let moved = Self { at: 1 - self.at, vm, ..self };
         moved.live();
         let stall = moved.console.longest_stall(began);

@@ -8,6 +8,7 @@ mod command;
 mod compose;
 mod fsx;
 mod fuzz;
+mod hang;
 mod packages;
 mod posix_suite;
 mod test;

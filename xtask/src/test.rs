@@ -4,6 +4,7 @@
 //! (`weft_tests::isolation`) and run one test at a time, for the sake of their timing.
 
 use crate::command::{CHECKED, cargo, checked_weft, run, show};
+use crate::hang;
 use crate::packages;
 use crate::posix_suite;
 use crate::test_output::TestOutput;
@@ -15,7 +16,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// A test program that prints nothing for so long hangs: the longest test takes a few minutes on a busy machine.
-const SILENCE: Duration = Duration::from_secs(15 * 60);
+const SILENCE: Duration = Duration::from_secs(8 * 60);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Test programs named at the end as the slowest.
 const SLOWEST: usize = 8;
@@ -110,6 +111,10 @@ fn end_what_hangs(cargo: &Child, output: &mut TestOutput) {
     );
     println!("{said}");
     output.line(&said);
+    for line in hang::describe(cargo.id()) {
+        println!("{line}");
+        output.line(&line);
+    }
     let pid = cargo.id();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     // Without children cargo itself hangs, which only whoever called us can end.

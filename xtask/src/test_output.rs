@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 /// Lines kept of one failed test, from its end.
-const KEPT_LINES: usize = 80;
+const KEPT_LINES: usize = 160;
 /// Failed tests whose output is kept; of further ones the name is.
 const KEPT_FAILURES: usize = 20;
 

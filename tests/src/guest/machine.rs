@@ -1,6 +1,7 @@
 //! A running guest: QEMU, and what the guest says on its serial console.
 
 use super::kernel::{self, Kernel};
+use crate::program::end;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -251,8 +252,6 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // Gone already unless a test failed.
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        end(&mut self.qemu);
     }
 }

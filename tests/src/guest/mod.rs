@@ -7,4 +7,4 @@ pub mod movable;
 pub mod qmp;
 
 pub use machine::{Aio, Console, Machine, Workload, field};
-pub use movable::{Blueprint, Move, Vm};
+pub use movable::{Blueprint, Move, Vm, prepare_memory};

@@ -8,6 +8,7 @@ use super::kernel::{self, Kernel};
 use super::machine::Console;
 use super::qmp::Qmp;
 use crate::cluster::wait_until;
+use crate::program::{end, has_ended, run};
 use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const MEMORY_MIB: u32 = 256;
+const MEMORY: &str = "memory";
+const MEMORY_OPTIONS: &str = "size=2g,mode=0700";
 /// The devices' state and what the disk has under way.
 const MOVE_PATIENCE: Duration = Duration::from_secs(60);
+/// It has closed its socket already.
+const END_PATIENCE: Duration = Duration::from_secs(5);
 const EXIT_PATIENCE: Duration = Duration::from_secs(60);
 const BOOT_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -37,9 +42,8 @@ pub struct Vm {
 struct Memory(PathBuf);
 
 impl Memory {
-    fn new(number: u64) -> Self {
-        // Shared memory, as a host would use.
-        Self(Path::new("/dev/shm").join(format!("weft-guest-{}-{number}", std::process::id())))
+    fn new(directory: &Path, number: u64) -> Self {
+        Self(directory.join(MEMORY).join(format!("guest-{number}")))
     }
 }
 
@@ -49,10 +53,21 @@ impl Drop for Memory {
     }
 }
 
+/// Mounts a file system in memory below the directory, for the guests' memory. It goes with what is mounted below the
+/// directory of a test, however that ends.
+///
+/// # Panics
+/// When it cannot be mounted.
+pub fn prepare_memory(directory: &Path) {
+    let place = directory.join(MEMORY);
+    std::fs::create_dir(&place).unwrap();
+    let _ = run(Command::new("mount").args(["-t", "tmpfs", "-o", MEMORY_OPTIONS, "weft-guests"]).arg(place));
+}
+
 /// What a VM is made of, on any host.
 #[derive(Clone)]
 pub struct Blueprint {
-    /// For sockets.
+    /// For sockets and memory; [`prepare_memory`] was called for it.
     pub directory: PathBuf,
     /// `raw` or `qcow2`
     pub format: &'static str,
@@ -80,7 +95,7 @@ impl Blueprint {
         let Kernel { image: kernel, initramfs } = kernel::prepare();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let memory = match &arrival {
-            Arrival::Boot => Arc::new(Memory::new(number)),
+            Arrival::Boot => Arc::new(Memory::new(&self.directory, number)),
             Arrival::Incoming(memory) => Arc::clone(memory),
         };
         let socket = self.directory.join(format!("qmp-{number}"));
@@ -150,9 +165,9 @@ impl Blueprint {
                 vm.qmp = Some(qmp);
                 Ok(vm)
             }
-            Err(_) => {
-                let _ = vm.process.wait();
-                Err(vm.complaint())
+            Err(why) => {
+                let ended = has_ended(&mut vm.process, END_PATIENCE);
+                Err(if ended { vm.complaint() } else { format!("it runs and does not answer: {why}") })
             }
         }
     }
@@ -283,13 +298,12 @@ impl Vm {
     /// When it does not go.
     pub fn kill(mut self) {
         self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        wait_until("a killed QEMU to be gone", EXIT_PATIENCE, || self.process.try_wait().unwrap().is_some());
     }
 }
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        end(&mut self.process);
     }
 }
