@@ -162,6 +162,11 @@ fn mountpoints(cluster: &Cluster) {
         &mut cluster.weft(&["mount", "-o", "bogus", "vms", full.to_str().unwrap()]),
         &["mount option `bogus` is not known"],
     );
+    for words in [["-o", "memory_mib=63"], ["-o", "memory_mib=much"], ["--memory-mib", "16385"]] {
+        let mut command = cluster.weft(&["mount"]);
+        command.args(words).args(["vms", full.to_str().unwrap()]);
+        refused(&mut command, &["needs a number of MiB from 64 to 16384"]);
+    }
     fails(&mut cluster.weft(&["mount", "none", full.join("new").to_str().unwrap()]), &["none"]);
     refused(Command::new(weft_binary()).arg("unmount").arg(&full), &["nothing is mounted"]);
 }
@@ -198,6 +203,7 @@ fn weft_dev_and_nodes_refuse_directories_ports_and_configurations_that_cannot_be
     refused(&mut node("jurnal_mib = 64\n"), &["node.toml", "line 1", "jurnal_mib"]);
     refused(&mut node("journal_mib = 1\n"), &["node.toml", "journal_mib = 1 is out of bounds; it may be 64 to 65536"]);
     refused(&mut node("journal_mib = \"much\"\n"), &["node.toml", "line 1", "expected u32"]);
+    refused(&mut node("memory_mib = 64\n"), &["node.toml", "memory_mib = 64 is out of bounds; it may be 128 to 65536"]);
     refused(&mut node("listen = \"0.0.0.0\"\n"), &["0.0.0.0 is not an address that other nodes can reach"]);
     refused(&mut node("name = \"a/b\"\n"), &["\"a/b\" is no valid name"]);
     refused(&mut node("listen = \"127.1.0.9\"\n"), &["holds no node", "--join"]);

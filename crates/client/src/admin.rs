@@ -34,7 +34,7 @@ impl AdminClient {
     /// When this machine has no identity or the socket cannot be bound.
     pub async fn connect(options: &ConnectOptions) -> Result<Self, ConnectError> {
         let identity = Identity::load(&options.identity)?;
-        let network = QuicNetwork::bind(&identity, options.bind)?;
+        let network = QuicNetwork::bind(&identity, options)?;
         Ok(Self::over(network, identity.control_addresses, options.fail_after))
     }
 

@@ -82,7 +82,7 @@ impl Client {
     /// When this machine is no client of the cluster, no leader answers, or the volume does not exist.
     pub async fn connect(options: &ConnectOptions, volume: &str, mount_point: &str) -> Result<Self, ConnectError> {
         let identity = Identity::load(&options.identity)?;
-        let network = QuicNetwork::bind(&identity, options.bind)?;
+        let network = QuicNetwork::bind(&identity, options)?;
         Self::connect_over(network, identity.control_addresses, options, volume, mount_point).await
     }
 
@@ -121,7 +121,11 @@ impl Client {
         let routes = RouteTable::new(volume_id, Arc::new(map))
             .ok_or_else(|| ConnectError::Protocol("the map does not hold the volume".into()))?;
         let record = routes.volume().cloned().ok_or_else(|| ConnectError::NoVolume(volume.to_owned()))?;
-        let config = DataCoreConfig { session, fail_after: options.fail_after };
+        let config = DataCoreConfig {
+            session,
+            fail_after: options.fail_after,
+            bytes_in_flight: options.memory.bytes_in_flight(),
+        };
         let engine = Engine::start(DataCore::new(config, routes), network);
         let mutations = Rc::new(Mutations::new(Rc::clone(&control), session, volume_id));
         let inner = Rc::new(Inner {

@@ -72,7 +72,9 @@ pub use error::ConnectError;
 pub use file::FileHandle;
 pub use identity::{IDENTITY_FILES, Identity, IdentityError};
 pub use locks::{LockOutcome, LockRequest};
-pub use options::{Access, ConnectOptions, Durability, FlushScope, OpenContents, SizeEffect};
+pub use options::{
+    Access, ConnectOptions, DEFAULT_MEMORY_MIB, Durability, FlushScope, MemoryLimit, OpenContents, SizeEffect,
+};
 pub use presence::Seek;
 pub use shell::boot_time;
 pub use space::VolumeSpace;

@@ -103,6 +103,7 @@ pub fn mount_with(options: MountOptions, connector: Connector) -> Result<Mounted
     let (invalid, invalidations) = invalidate::queue();
     let (connected, outcome) = std::sync::mpsc::sync_channel(1);
     let source = format!("weft:{}", options.volume);
+    let memory = options.connect.memory;
     let (connect, volume, shown) = (options.connect, options.volume, mount_point.display().to_string());
     let client = std::thread::Builder::new()
         .name("weft-client".into())
@@ -120,7 +121,7 @@ pub fn mount_with(options: MountOptions, connector: Connector) -> Result<Mounted
                             // A full queue only costs mapped pages their freshness.
                             let _ = invalid.try_send(inode);
                         }));
-                        serve(client, mounted, job_queue, stopping).await;
+                        serve(client, memory, mounted, job_queue, stopping).await;
                     }
                     Err(error) => drop(connected.send(Err(error.into()))),
                 }

@@ -10,8 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Instrument as _;
-use weft_client::Client;
-use weft_types::limits::MAX_CLIENT_BYTES_IN_FLIGHT;
+use weft_client::{Client, MemoryLimit};
 
 /// How long the kernel may use attributes and entries without asking: not at all, for any host may change them
 /// (design 7, "The kernel's cached size").
@@ -51,11 +50,12 @@ impl Server {
 /// session.
 pub async fn serve(
     client: Client,
+    memory: MemoryLimit,
     mounted: oneshot::Receiver<Descriptors>,
     mut jobs: mpsc::Receiver<Job>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let budget = Budget::new(MAX_CLIENT_BYTES_IN_FLIGHT);
+    let budget = Budget::new(memory.bytes_in_flight());
     let server = Rc::new(Server { client, handles: Handles::default(), budget, requests: Cell::new(1) });
     // Nothing comes when mounting failed; then it is stopped.
     if let Ok(descriptors) = mounted.await

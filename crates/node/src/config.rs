@@ -3,6 +3,7 @@
 //! Guarantees: an unknown key or a value out of bounds is refused with one sentence that names file and key, before
 //! anything is opened or changed. A missing file means the defaults.
 
+use crate::memory::{DEFAULT_MEMORY_MIB, LEAST_MEMORY_MIB, MOST_MEMORY_MIB};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ pub struct NodeConfig {
     pub failure_domain: Vec<String>,
     /// Journal of each disk: what may be written and not yet be in chunk files.
     pub journal_mib: u32,
+    /// Memory that this node may take: bounds what it keeps of requests, caches and indexes.
+    pub memory_mib: u32,
     /// Pace of resync from this node, per second.
     pub resync_mib_per_second: u32,
     /// Pace of the background scrub, per disk and second; 0 turns it off.
@@ -49,6 +52,7 @@ impl Default for NodeConfig {
             disks: vec![PathBuf::from("disks/0")],
             failure_domain: Vec::new(),
             journal_mib: 512,
+            memory_mib: DEFAULT_MEMORY_MIB,
             resync_mib_per_second: 200,
             scrub_mib_per_second: 8,
             max_packet_bytes: 6000,
@@ -109,6 +113,7 @@ impl NodeConfig {
             }
         }
         within("journal_mib", self.journal_mib, 64, 65_536)?;
+        within("memory_mib", self.memory_mib, LEAST_MEMORY_MIB, MOST_MEMORY_MIB)?;
         within("resync_mib_per_second", self.resync_mib_per_second, 1, 100_000)?;
         within("scrub_mib_per_second", self.scrub_mib_per_second, 0, 10_000)?;
         within("max_packet_bytes", u32::from(self.max_packet_bytes), 1200, 6500)?;
@@ -169,6 +174,8 @@ mod tests {
     fn a_value_out_of_bounds_is_refused_by_key() {
         let why = NodeConfig::parse("journal_mib = 1").unwrap_err();
         assert_eq!(why, "journal_mib = 1 is out of bounds; it may be 64 to 65536");
+        let why = NodeConfig::parse("memory_mib = 64").unwrap_err();
+        assert_eq!(why, "memory_mib = 64 is out of bounds; it may be 128 to 65536");
         assert!(NodeConfig::parse("control_port = 7401").unwrap_err().contains("both 7401"));
         assert!(NodeConfig::parse("listen = \"0.0.0.0\"").unwrap_err().contains("0.0.0.0"));
         assert!(NodeConfig::parse("disks = [\"a\", \"a\"]").unwrap_err().contains("twice"));
@@ -176,7 +183,7 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back() {
-        let config = NodeConfig { journal_mib: 128, ..NodeConfig::default() };
+        let config = NodeConfig { journal_mib: 128, memory_mib: 1024, ..NodeConfig::default() };
         assert_eq!(NodeConfig::parse(&toml::to_string(&config).unwrap()), Ok(config));
     }
 

@@ -24,6 +24,7 @@ pub mod data;
 mod decoders;
 pub mod identity;
 pub mod layout;
+pub mod memory;
 pub mod parent;
 pub mod place;
 pub mod preflight;

@@ -6,6 +6,7 @@
 use crate::config::NodeConfig;
 use crate::data::{OpenDiskError, format_disk};
 use crate::identity::{self, IdentityError, NodeIdentity, credentials_file};
+use crate::memory::MemoryPlan;
 use crate::place::Place;
 use std::fs;
 use std::net::SocketAddr;
@@ -184,15 +185,24 @@ fn finish(place: &Place, identity: NodeIdentity) -> Result<NodeIdentity, SetupEr
     Ok(identity)
 }
 
+/// The shares of a node's memory as the configuration wants them.
+#[must_use]
+pub fn memory_plan(config: &NodeConfig) -> MemoryPlan {
+    MemoryPlan::of(config.memory_mib, config.disks.len())
+}
+
 /// A disk's store as the configuration wants it.
 #[must_use]
 pub fn store_config(config: &NodeConfig) -> StoreConfig {
     let segment_mib = (config.journal_mib / 8).clamp(*SEGMENT_MIB.start(), *SEGMENT_MIB.end());
     let segments = (config.journal_mib / segment_mib).max(MIN_SEGMENTS);
+    let memory = memory_plan(config);
     StoreConfig {
         segment_bytes: segment_mib << 20,
         segments,
         retained_segments: segments / 4,
+        open_chunks: memory.open_chunks,
+        max_entries: memory.journal_entries,
         ..StoreConfig::default()
     }
 }

@@ -8,7 +8,7 @@ use crate::control::{self, ControlConfig, ControlError, DataSide, Exit, OpenedDa
 use crate::data::{self, DataConfig, DataThread, OpenDiskError, SpawnError};
 use crate::identity::{IdentityError, NodeIdentity, load_credentials};
 use crate::place::Place;
-use crate::setup::store_config;
+use crate::setup::{memory_plan, store_config};
 use crate::supervisor::{EXIT_NEEDS_A_PERSON, die_with_parent};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -97,10 +97,18 @@ fn work(place: &Place, parent: Parent) -> Result<Exit, StartError> {
     let Place { layout, config } = place;
     let identity = NodeIdentity::load(layout)?;
     let credentials = load_credentials(layout, &identity)?;
-    let group = GroupConfig::new(layout.raft(), identity.cluster, identity.node)?;
+    let memory = memory_plan(config);
+    let group = GroupConfig {
+        cache_bytes: memory.metadata_cache_bytes,
+        ..GroupConfig::new(layout.raft(), identity.cluster, identity.node)?
+    };
     let paths: Vec<PathBuf> = place.disks().collect();
     let store = store_config(config);
-    let endpoint = |bind| EndpointConfig { mtu: config.max_packet_bytes, ..EndpointConfig::new(bind) };
+    let endpoint = |bind| EndpointConfig {
+        mtu: config.max_packet_bytes,
+        window_bytes: memory.window_bytes,
+        ..EndpointConfig::new(bind)
+    };
     let (to_data, for_data) = mpsc::channel(BRIDGE_CAPACITY);
     let (to_control, from_data) = mpsc::channel(BRIDGE_CAPACITY);
     let status = Arc::new(DataStatus::default());
@@ -120,6 +128,7 @@ fn work(place: &Place, parent: Parent) -> Result<Exit, StartError> {
             disks,
             resync_bytes_per_second,
             scrub_bytes_per_second,
+            memory,
         };
         Ok((data::spawn(data_config, for_data, to_control, data_status)?, registrations))
     };

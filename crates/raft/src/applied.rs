@@ -19,8 +19,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use weft_meta::{Batch, Key, StateError, Value, View};
 
-/// sled's page cache. A node stays below 256 MiB.
-const CACHE_BYTES: u64 = 16 << 20;
 /// How often sled hands its buffers to the kernel. What a killed process loses is applied again from the log.
 const FLUSH_INTERVAL_MS: u64 = 500;
 /// A database that was just closed keeps its lock until its threads have ended.
@@ -102,8 +100,8 @@ fn state_key(key: &[u8]) -> Vec<u8> {
 
 impl Applied {
     /// Opens or creates. Blocking.
-    pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
-        let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_INTERVAL_MS));
+    pub(crate) fn open(path: &Path, cache_bytes: u64) -> Result<Self, StateError> {
+        let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(Some(FLUSH_INTERVAL_MS));
         let mut attempt = 1;
         let database = loop {
             match config.open() {
@@ -419,6 +417,8 @@ pub(crate) fn mark_of(meta: &SnapshotMeta) -> AppliedMark {
 mod tests {
     use super::*;
 
+    const CACHE_BYTES: u64 = 1 << 20;
+
     fn change(pairs: &[(&str, Option<&str>)]) -> BTreeMap<Key, Option<Value>> {
         pairs.iter().map(|(k, v)| (k.as_bytes().to_vec(), v.map(|v| v.as_bytes().to_vec()))).collect()
     }
@@ -430,7 +430,7 @@ mod tests {
     #[test]
     fn a_scan_sees_changes_laid_over_the_state_and_not_what_they_removed() {
         let directory = tempfile::tempdir().unwrap();
-        let applied = Applied::open(&directory.path().join("a")).unwrap();
+        let applied = Applied::open(&directory.path().join("a"), CACHE_BYTES).unwrap();
         let mark = AppliedMark::default();
         applied.write(change(&[("a", Some("1")), ("b", Some("2")), ("d", Some("4"))]), &mark).unwrap();
         let mut overlay = Overlay::new(&applied);
@@ -445,7 +445,7 @@ mod tests {
     #[test]
     fn a_frozen_picture_does_not_see_what_is_written_while_it_is_read() {
         let directory = tempfile::tempdir().unwrap();
-        let applied = Arc::new(Applied::open(&directory.path().join("a")).unwrap());
+        let applied = Arc::new(Applied::open(&directory.path().join("a"), CACHE_BYTES).unwrap());
         let mark = AppliedMark::default();
         let before: BTreeMap<Key, Option<Value>> =
             (0..1000u32).map(|n| (format!("k{n:05}").into_bytes(), Some(n.to_le_bytes().to_vec()))).collect();
@@ -478,7 +478,7 @@ mod tests {
     #[test]
     fn reads_see_gathered_changes_before_while_and_after_sled_gets_them() {
         let directory = tempfile::tempdir().unwrap();
-        let applied = Applied::open(&directory.path().join("a")).unwrap();
+        let applied = Applied::open(&directory.path().join("a"), CACHE_BYTES).unwrap();
         let mark = AppliedMark::default();
         applied.write(change(&[("a", Some("1")), ("b", Some("2")), ("c", Some("3"))]), &mark).unwrap();
         applied.hand_over().unwrap();

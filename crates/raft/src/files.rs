@@ -14,7 +14,7 @@ use crate::types::{LogId, SnapshotMeta};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) const SNAPSHOT: &str = "snapshot.weft";
@@ -59,9 +59,18 @@ fn during(what: &'static str) -> impl FnOnce(io::Error) -> FilesError {
     move |source| FilesError::Io { what, source }
 }
 
+/// Where the files are and how they are opened.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) directory: PathBuf,
+    /// Identity of this boot of the machine.
+    pub(crate) boot: String,
+    /// Of sled.
+    pub(crate) cache_bytes: u64,
+}
+
 pub(crate) struct Files {
-    directory: PathBuf,
-    boot: String,
+    place: Place,
     durable: DurableSnapshot,
     /// The durable snapshot. Held while a new one takes its place.
     current: Mutex<Option<SnapshotMeta>>,
@@ -72,13 +81,8 @@ impl Files {
     ///
     /// # Errors
     /// When neither the applied state nor the snapshot can be used.
-    pub(crate) fn open(
-        directory: &Path,
-        boot: String,
-        log: LogFacts,
-        durable: DurableSnapshot,
-    ) -> Result<Opened, OpenError> {
-        let files = Self { directory: directory.to_path_buf(), boot, durable, current: Mutex::new(None) };
+    pub(crate) fn open(place: Place, log: LogFacts, durable: DurableSnapshot) -> Result<Opened, OpenError> {
+        let files = Self { place, durable, current: Mutex::new(None) };
         files.remove_temporary()?;
         let snapshot = match verify(&files.snapshot_path()) {
             Ok(meta) => Ok(Some(meta)),
@@ -129,15 +133,15 @@ impl Files {
     }
 
     fn snapshot_path(&self) -> PathBuf {
-        self.directory.join(SNAPSHOT)
+        self.place.directory.join(SNAPSHOT)
     }
 
     fn applied_path(&self, number: u64) -> PathBuf {
-        self.directory.join(format!("{APPLIED_PREFIX}{number:06}"))
+        self.place.directory.join(format!("{APPLIED_PREFIX}{number:06}"))
     }
 
     fn boot_path(&self, number: u64) -> PathBuf {
-        self.directory.join(format!("{APPLIED_PREFIX}{number:06}{BOOT_SUFFIX}"))
+        self.place.directory.join(format!("{APPLIED_PREFIX}{number:06}{BOOT_SUFFIX}"))
     }
 
     fn current(&self) -> MutexGuard<'_, Option<SnapshotMeta>> {
@@ -146,7 +150,7 @@ impl Files {
 
     fn applied_numbers(&self) -> Result<Vec<u64>, OpenError> {
         let mut numbers = Vec::new();
-        for entry in fs::read_dir(&self.directory).map_err(OpenError::io("listing the metadata store"))? {
+        for entry in fs::read_dir(&self.place.directory).map_err(OpenError::io("listing the metadata store"))? {
             let entry = entry.map_err(OpenError::io("listing the metadata store"))?;
             let name = entry.file_name();
             if let Some(number) = name.to_str().and_then(|name| name.strip_prefix(APPLIED_PREFIX)?.parse().ok()) {
@@ -159,7 +163,7 @@ impl Files {
 
     fn remove_temporary(&self) -> Result<(), OpenError> {
         for name in [BUILDING, INSTALLING] {
-            match fs::remove_file(self.directory.join(name)) {
+            match fs::remove_file(self.place.directory.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(OpenError::io("removing a half-written snapshot")(error));
                 }
@@ -189,11 +193,12 @@ impl Files {
     /// The applied state, or why it may not be used.
     fn usable(&self, number: u64, needed: Option<LogId>) -> Result<Applied, String> {
         match fs::read_to_string(self.boot_path(number)) {
-            Ok(boot) if boot == self.boot => {}
+            Ok(boot) if boot == self.place.boot => {}
             Ok(_) => return Err("the machine was started anew since it was written".to_owned()),
             Err(error) => return Err(format!("it is not known under which boot it was written: {error}")),
         }
-        let applied = Applied::open(&self.applied_path(number)).map_err(|error| error.to_string())?;
+        let applied =
+            Applied::open(&self.applied_path(number), self.place.cache_bytes).map_err(|error| error.to_string())?;
         let Some(mark) = applied.mark().map_err(|error| error.to_string())? else {
             return if needed.is_none() { Ok(applied) } else { Err("it is incomplete".to_owned()) };
         };
@@ -206,21 +211,22 @@ impl Files {
     /// Kept for a person to look at; only the last one, so that it cannot fill the disk.
     fn set_aside(&self, number: u64, why: &str) -> Result<(), OpenError> {
         tracing::warn!(%why, number, "the applied metadata state is set aside and rebuilt from snapshot and log");
-        for entry in fs::read_dir(&self.directory).map_err(OpenError::io("listing the metadata store"))?.flatten() {
+        for entry in fs::read_dir(&self.place.directory).map_err(OpenError::io("listing the metadata store"))?.flatten()
+        {
             if entry.file_name().to_string_lossy().ends_with(SET_ASIDE_SUFFIX) {
                 fs::remove_dir_all(entry.path()).map_err(OpenError::io("removing what was set aside earlier"))?;
             }
         }
         let from = self.applied_path(number);
-        let to = self.directory.join(format!("{APPLIED_PREFIX}{number:06}{SET_ASIDE_SUFFIX}"));
+        let to = self.place.directory.join(format!("{APPLIED_PREFIX}{number:06}{SET_ASIDE_SUFFIX}"));
         fs::rename(&from, to).map_err(OpenError::io("setting the applied state aside"))?;
         self.remove(number).map_err(OpenError::io("setting the applied state aside"))
     }
 
     fn create(&self, number: u64) -> Result<Applied, OpenError> {
-        let applied = Applied::open(&self.applied_path(number))
+        let applied = Applied::open(&self.applied_path(number), self.place.cache_bytes)
             .map_err(|error| OpenError::damaged("the new applied state", &error))?;
-        fs::write(self.boot_path(number), &self.boot).map_err(OpenError::io("creating the applied state"))?;
+        fs::write(self.boot_path(number), &self.place.boot).map_err(OpenError::io("creating the applied state"))?;
         Ok(applied)
     }
 
@@ -235,7 +241,7 @@ impl Files {
             Err(error) => {
                 // The applied state is good, so a new snapshot is built from it.
                 tracing::error!(%error, "a snapshot of the metadata is set aside; check this disk");
-                fs::rename(self.snapshot_path(), self.directory.join(DAMAGED))
+                fs::rename(self.snapshot_path(), self.place.directory.join(DAMAGED))
                     .map_err(OpenError::io("setting the damaged snapshot aside"))?;
             }
         }
@@ -280,8 +286,8 @@ impl Files {
         from: &str,
         meta: &SnapshotMeta,
     ) -> Result<(), FilesError> {
-        fs::rename(self.directory.join(from), self.snapshot_path()).map_err(during("renaming the snapshot"))?;
-        File::open(&self.directory)
+        fs::rename(self.place.directory.join(from), self.snapshot_path()).map_err(during("renaming the snapshot"))?;
+        File::open(&self.place.directory)
             .and_then(|directory| directory.sync_all())
             .map_err(during("syncing the directory of the snapshot"))?;
         // Only now may the log be purged up to it.
@@ -306,7 +312,7 @@ impl Files {
             last_membership: mark.membership.clone(),
             snapshot_id: snapshot_id(mark.last),
         };
-        let mut writer = SnapshotWriter::create(&self.directory.join(BUILDING), &meta)?;
+        let mut writer = SnapshotWriter::create(&self.place.directory.join(BUILDING), &meta)?;
         loop {
             let pairs = picture.next_pairs()?;
             if pairs.is_empty() {
@@ -330,7 +336,7 @@ impl Files {
         let applied = self
             .create(number)
             .map_err(|error| during("creating the applied state")(io::Error::other(error.to_string())))?;
-        let mut writer = SnapshotWriter::create(&self.directory.join(INSTALLING), meta)?;
+        let mut writer = SnapshotWriter::create(&self.place.directory.join(INSTALLING), meta)?;
         let loaded = self.load(&applied, input, meta, Some(&mut writer));
         if let Err(error) = loaded {
             drop(applied);
@@ -373,7 +379,7 @@ impl Files {
 
     /// An anonymous file to receive into: nothing is left of it after a crash.
     pub(crate) fn receiving_file(&self) -> io::Result<File> {
-        let path = self.directory.join("receiving.tmp");
+        let path = self.place.directory.join("receiving.tmp");
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
         fs::remove_file(path)?;
         Ok(file)

@@ -4,7 +4,7 @@
 //! is never used (design 3). Every call ends by a deadline. Must not know: connections, leases, what commands mean.
 
 use crate::error::{GroupError, OpenError};
-use crate::files::{Files, LogFacts};
+use crate::files::{Files, LogFacts, Place};
 use crate::lease::{ReadLease, Standing};
 use crate::log::{DurableSnapshot, LogFile, LogIdentity, RaftLog};
 use crate::machine::{Changes, Machine, SettledWait, Shared, StateView};
@@ -85,12 +85,15 @@ pub struct GroupConfig {
     pub timing: Timing,
     /// Fewest log entries between two snapshots.
     pub snapshot_every: u64,
+    /// Memory that sled may use for what it has read.
+    pub cache_bytes: u64,
     /// Identity of this boot of the machine; applied state of another one is rebuilt.
     pub boot_id: String,
 }
 
 impl GroupConfig {
     pub const DEFAULT_SNAPSHOT_EVERY: u64 = 10_000;
+    pub const DEFAULT_CACHE_BYTES: u64 = 16 << 20;
 
     /// # Errors
     /// When the kernel does not tell its boot id.
@@ -100,7 +103,8 @@ impl GroupConfig {
             .trim()
             .to_owned();
         let snapshot_every = Self::DEFAULT_SNAPSHOT_EVERY;
-        Ok(Self { directory, cluster, node, timing: Timing::default(), snapshot_every, boot_id })
+        let cache_bytes = Self::DEFAULT_CACHE_BYTES;
+        Ok(Self { directory, cluster, node, timing: Timing::default(), snapshot_every, cache_bytes, boot_id })
     }
 
     fn raft(&self) -> Result<Arc<openraft::Config>, OpenError> {
@@ -193,7 +197,9 @@ pub(crate) fn open_store(config: &GroupConfig) -> Result<OpenStore, OpenError> {
     let (mut log, lock) = open_log(&config.directory, config.cluster, config.node)?;
     let durable = DurableSnapshot::default();
     let facts = LogFacts { purged: log.purged(), first_on_disk: log.first_on_disk() };
-    let opened = Files::open(&config.directory, config.boot_id.clone(), facts, durable.clone())?;
+    let place =
+        Place { directory: config.directory.clone(), boot: config.boot_id.clone(), cache_bytes: config.cache_bytes };
+    let opened = Files::open(place, facts, durable.clone())?;
     if let Some(mark) = opened.purge_mark {
         log.lower_purge_mark(mark)?;
     }

@@ -33,6 +33,7 @@ pub const CHUNK_BYTES: u32 = 64 << 10;
 pub const REGISTER_OBJECTS: u64 = 2;
 pub const CHUNKS: u32 = 3;
 pub const BLOCKS: u16 = 3;
+const BYTES_IN_FLIGHT: usize = 64 << 20;
 const FIRST_OBJECT: u64 = 1 << 32;
 const CHURN_OBJECTS: u64 = 3;
 
@@ -202,7 +203,8 @@ impl World {
                 };
                 let Some(routes) = RouteTable::new(volume, Arc::new(map)) else { return };
                 let losses = routes.losses();
-                let core = DataCore::new(DataCoreConfig { session, fail_after: None }, routes);
+                let config = DataCoreConfig { session, fail_after: None, bytes_in_flight: BYTES_IN_FLIGHT };
+                let core = DataCore::new(config, routes);
                 world.stats.count("sessions opened");
                 world.say(|| format!("client {index} has session {session}"));
                 let Some(client) = world.clients.get_mut(index) else { return };

@@ -19,6 +19,7 @@ use weft_node::bridge::{BRIDGE_CAPACITY, DataStatus, ToControl};
 use weft_node::data::host::CallAnswer;
 use weft_node::data::turn::{Speaker, Turn};
 use weft_node::data::{CacheLife, NodeSettings, OpenedDisks, open_on};
+use weft_node::memory::MemoryPlan;
 use weft_proto::control::{ControlReply, ControlRequest, RegisterDisk};
 use weft_proto::data::{DataReply, DataRequest};
 use weft_replication::TICK_INTERVAL;
@@ -205,6 +206,7 @@ impl World {
             node: id,
             resync_bytes_per_second: resync,
             scrub_bytes_per_second: scrub,
+            memory: MemoryPlan::default(),
             #[cfg(feature = "mutants")]
             mutant: node.mutant,
         };

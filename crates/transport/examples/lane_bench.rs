@@ -42,7 +42,7 @@ fn in_own_runtime<F: Future>(future: F) -> F::Output {
 }
 
 fn config(mtu: u16) -> EndpointConfig {
-    EndpointConfig { bind: SocketAddr::from(([127, 0, 0, 1], 0)), mtu }
+    EndpointConfig { mtu, ..EndpointConfig::new(SocketAddr::from(([127, 0, 0, 1], 0))) }
 }
 
 fn start_server(credentials: Credentials, node: u64, mtu: u16) -> SocketAddr {

@@ -4,6 +4,7 @@
 //! deadline; when the connection ends every call in flight ends with it; queues are bounded.
 
 use crate::error::{CallError, CloseReason, SendError};
+use crate::gate::Gate;
 use crate::identity::PeerIdentity;
 use crate::lane::{Channel, LaneStatistics};
 use crate::message::{Message, Payload};
@@ -30,6 +31,10 @@ use weft_types::limits::{MAX_QUEUED_REPLY_BYTES, MAX_REQUESTS_PER_CONNECTION};
 pub trait Handler: 'static {
     /// The connection is open. Called once, before any message.
     fn on_open(&self, _connection: &Connection) {}
+    /// What holds up requests with much data ([`crate::lane::BULK_BYTES`]) of a peer that dialed.
+    fn gate(&self, _connection: &Connection) -> Option<Gate> {
+        None
+    }
     /// Answer at once, or keep the replier and answer later. A replier that is dropped tells the caller so.
     fn on_request(&self, connection: &Connection, request: Message, replier: Replier);
     /// A one-way message.

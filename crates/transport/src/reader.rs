@@ -2,7 +2,7 @@
 
 use crate::connection::{Connection, Replier, Side};
 use crate::error::{CloseReason, ProtocolError};
-use crate::lane::Source;
+use crate::lane::{BULK_BYTES, Source};
 use crate::message::Message;
 use bytes::Bytes;
 use weft_proto::frame::{Frame, FrameDecoder, FrameKind, Refusal};
@@ -106,6 +106,14 @@ async fn dispatch(connection: &Connection, frame: Frame) -> Result<(), CloseReas
                         return Ok(());
                     }
                 }
+            }
+            if connection.side() == Side::Accepted
+                && message.payload.len() >= BULK_BYTES
+                && let Some(gate) = connection.handler().gate(connection)
+                && !gate.is_open()
+            {
+                connection.handler().on_batch_end(connection);
+                gate.pass().await;
             }
             let replier = Replier::new(connection, service, correlation);
             connection.handler().on_request(connection, message, replier);

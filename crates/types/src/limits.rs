@@ -80,9 +80,6 @@ pub const MAX_JOIN_MESSAGE_BYTES: usize = 64 << 10;
 /// Longest wait for one exchange with a join endpoint.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Data a client keeps for operations that are not answered: 1 MiB requests 64 deep. With the copies of the kernel
-/// interface and the transport a mount stays under 256 MiB.
-pub const MAX_CLIENT_BYTES_IN_FLIGHT: usize = 64 << 20;
 /// Data operations a client has under way; more wait in the client. FUSE sends 512 in the background at most.
 pub const MAX_CLIENT_OPERATIONS_IN_FLIGHT: usize = 1024;
 /// Mutating metadata requests a client has under way.
@@ -169,9 +166,8 @@ pub const WORK_RETRY: Duration = Duration::from_secs(2);
 /// Wait before a leader proposes again what has had no effect (the proposal may have been refused).
 pub const PROPOSE_RETRY: Duration = Duration::from_millis(1000);
 
-/// Requests that a data thread holds back for a newer map or because a journal fills up, and their bytes.
+/// Requests that a data thread holds back for a newer map or because a journal fills up.
 pub const MAX_HELD_REQUESTS: usize = 4096;
-pub const MAX_HELD_BYTES: usize = 32 << 20;
 /// A request that names a map version which has not arrived by then is sent back.
 pub const MAP_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Cold reads that wait for a thread, per node; each holds a file handle and a buffer only once it runs.

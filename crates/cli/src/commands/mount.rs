@@ -9,7 +9,7 @@ use rustix::mount::UnmountFlags;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use weft_client::ConnectOptions;
+use weft_client::{ConnectOptions, MemoryLimit};
 use weft_fuse::MountOptions;
 
 /// How long the command waits for its mount process to be ready.
@@ -20,7 +20,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub struct MountArguments {
     volume: String,
     mount_point: PathBuf,
-    /// Options as in fstab: ro, bind=ADDRESS, fail_after=SECONDS
+    /// Options as in fstab: ro, bind=ADDRESS, fail_after=SECONDS, memory_mib=MIB
     #[arg(short = 'o', value_delimiter = ',')]
     options: Vec<String>,
     /// Local address of every socket
@@ -32,6 +32,9 @@ pub struct MountArguments {
     /// Fail operations that wait this long for storage that is gone, instead of waiting for ever
     #[arg(long, value_parser = units::parse_duration)]
     fail_after: Option<Duration>,
+    /// Memory that the mount process may take, in MiB (64 to 16384)
+    #[arg(long, value_parser = memory)]
+    memory_mib: Option<MemoryLimit>,
     /// Stay in the foreground and log to standard error
     #[arg(long)]
     foreground: bool,
@@ -52,12 +55,17 @@ struct Settings {
     bind: Option<IpAddr>,
     read_only: bool,
     fail_after: Option<Duration>,
+    memory: MemoryLimit,
 }
 
 impl Settings {
     fn of(arguments: &MountArguments) -> Outcome<Self> {
-        let mut settings =
-            Self { bind: arguments.bind, read_only: arguments.read_only, fail_after: arguments.fail_after };
+        let mut settings = Self {
+            bind: arguments.bind,
+            read_only: arguments.read_only,
+            fail_after: arguments.fail_after,
+            memory: arguments.memory_mib.unwrap_or_default(),
+        };
         for option in &arguments.options {
             let wrong = |why: &str| Failure::input(format!("mount option `{option}` {why}"));
             match option.split_once('=') {
@@ -71,11 +79,23 @@ impl Settings {
                     let seconds = seconds.parse().map_err(|_| wrong("needs a number of seconds"))?;
                     settings.fail_after = Some(Duration::from_secs(seconds));
                 }
-                _ => return Err(wrong("is not known: ro, rw, bind=ADDRESS and fail_after=SECONDS are")),
+                Some(("memory_mib", mebibytes)) => {
+                    settings.memory = memory(mebibytes).map_err(|why| wrong(&why))?;
+                }
+                _ => {
+                    return Err(wrong("is not known: ro, rw, bind=ADDRESS, fail_after=SECONDS and memory_mib=MIB are"));
+                }
             }
         }
         Ok(settings)
     }
+}
+
+/// Reads mebibytes.
+fn memory(text: &str) -> Result<MemoryLimit, String> {
+    let (least, most) = (MemoryLimit::LEAST_MIB, MemoryLimit::MOST_MIB);
+    let limit = text.parse().ok().and_then(MemoryLimit::from_mib);
+    limit.ok_or_else(|| format!("needs a number of MiB from {least} to {most}"))
 }
 
 /// # Errors
@@ -93,6 +113,7 @@ pub fn mount(context: Context<'_>, arguments: &MountArguments) -> Outcome {
     let mut connect = ConnectOptions::new(&identity);
     connect.bind = settings.bind;
     connect.fail_after = settings.fail_after;
+    connect.memory = settings.memory;
     let mut options = MountOptions::new(connect, &arguments.volume, &mount_point);
     options.read_only = settings.read_only;
     let what = || format!("mount volume `{}` at {}", arguments.volume, mount_point.display());
@@ -112,6 +133,9 @@ fn in_background(arguments: &MountArguments, identity: &std::path::Path, mount_p
     }
     if let Some(time) = arguments.fail_after {
         again.extend(["--fail-after".to_owned(), format!("{}s", time.as_secs())]);
+    }
+    if let Some(memory) = arguments.memory_mib {
+        again.extend(["--memory-mib".to_owned(), memory.mib().to_string()]);
     }
     if arguments.read_only {
         again.push("--read-only".to_owned());

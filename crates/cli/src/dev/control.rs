@@ -38,6 +38,8 @@ struct Status {
     directory: PathBuf,
     volume: String,
     foreground_pid: Option<i32>,
+    /// What each node and each mount was made with.
+    memory_limit_bytes: u64,
     nodes: Vec<NodeStatus>,
     mounts: Vec<MountStatus>,
     cluster: ClusterView,
@@ -121,6 +123,7 @@ pub fn status(context: Context<'_>, directory: &Path) -> Outcome {
         mounts: mounts.collect(),
         cluster: view(&layout, &state.volume),
         foreground_pid: layout.foreground().filter(|p| p.is_alive()).map(|p| p.pid),
+        memory_limit_bytes: u64::from(state.memory_mib) << 20,
         directory: layout.root,
         volume: state.volume,
     };
@@ -141,8 +144,10 @@ fn view(layout: &Layout, volume: &str) -> ClusterView {
 }
 
 fn describe(status: &Status) -> String {
-    let mut nodes =
-        Listing::new(&[">node", "state", ">pid", ">worker", "address", ">memory", ">peak", "disk"], "no nodes");
+    let mut nodes = Listing::new(
+        &[">node", "state", ">pid", ">worker", "address", ">memory", ">peak", ">limit", "disk"],
+        "no nodes",
+    );
     let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |p| p.to_string());
     for node in &status.nodes {
         let leads = status.cluster.leader == Some(node.number);
@@ -154,11 +159,12 @@ fn describe(status: &Status) -> String {
             node.address.to_string(),
             units::bytes(node.memory.resident_bytes),
             units::bytes(node.memory.peak_bytes),
+            units::bytes(status.memory_limit_bytes),
             node.disks.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", "),
         ]);
     }
     let mut mounts =
-        Listing::new(&[">client", "state", ">pid", "address", ">memory", ">peak", "mounted at"], "no mounts");
+        Listing::new(&[">client", "state", ">pid", "address", ">memory", ">peak", ">limit", "mounted at"], "no mounts");
     for mount in &status.mounts {
         mounts.row([
             mount.client.to_string(),
@@ -167,6 +173,7 @@ fn describe(status: &Status) -> String {
             mount.address.to_string(),
             units::bytes(mount.memory.resident_bytes),
             units::bytes(mount.memory.peak_bytes),
+            units::bytes(status.memory_limit_bytes),
             mount.mount_point.display().to_string(),
         ]);
     }

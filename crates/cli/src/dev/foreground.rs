@@ -1,7 +1,7 @@
 //! `weft dev` itself: starts everything, says so, waits for a signal, stops everything.
 
 use super::state::{Layout, State};
-use super::{RunArguments, mounts, preflight, process, start, stop};
+use super::{RunArguments, Sizes, mounts, preflight, process, start, stop};
 use crate::admin::single_thread_runtime;
 use crate::failure::{Outcome, While};
 use crate::output::tell;
@@ -68,10 +68,11 @@ pub fn run(arguments: &RunArguments) -> Outcome {
     let nodes: Vec<_> = (1..=arguments.nodes).map(|number| layout.node(number)).collect();
     preflight::ports(&nodes)?;
     if fresh {
-        layout.create(arguments.nodes, VOLUME)?;
+        layout.create(arguments.nodes, VOLUME, arguments.memory_mib)?;
     }
+    let sizes = Sizes { journal_mib: arguments.journal_mib, memory_mib: arguments.memory_mib };
     let mut interrupt = Interrupt::listen()?;
-    let served = serve(&layout, arguments.journal_mib, &mount_point, &mut interrupt);
+    let served = serve(&layout, sizes, &mount_point, &mut interrupt);
     tell("stopping: unmounting, then stopping the nodes");
     let stopped = stop::everything(&layout);
     served.and(stopped)?;
@@ -90,10 +91,10 @@ fn end_leftovers(layout: &Layout) -> Outcome {
     stop::everything(layout)
 }
 
-fn serve(layout: &Layout, journal_mib: u32, mount_point: &Path, interrupt: &mut Interrupt) -> Outcome {
+fn serve(layout: &Layout, sizes: Sizes, mount_point: &Path, interrupt: &mut Interrupt) -> Outcome {
     let state = layout.load()?;
     tell(&format!("starting {} nodes in {}", state.nodes.len(), layout.root.display()));
-    let admin = start::nodes(layout, journal_mib, interrupt)?;
+    let admin = start::nodes(layout, sizes, interrupt)?;
     let replicas = start::volume(&admin, &state.volume, state.nodes.len())?;
     start::mount(layout, &admin, &layout.mount(1, mount_point.to_path_buf()), &state.volume)?;
     drop(admin);

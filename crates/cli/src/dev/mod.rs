@@ -40,6 +40,16 @@ pub struct RunArguments {
     /// Journal of each disk, in MiB; fixed when the directory is first used
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(64..=65_536))]
     pub journal_mib: u32,
+    /// Memory that each node and each mount may take, in MiB; fixed when the directory is first used
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(128..=16_384))]
+    pub memory_mib: u32,
+}
+
+/// What the parts of a new cluster are made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub journal_mib: u32,
+    pub memory_mib: u32,
 }
 
 #[derive(Args)]

@@ -1,5 +1,6 @@
 //! Starting the parts of a development cluster and waiting until they serve.
 
+use super::Sizes;
 use super::foreground::Interrupt;
 use super::mounts;
 use super::process::{self, ProcessName};
@@ -34,7 +35,7 @@ pub fn node_name(number: u8) -> String {
 ///
 /// # Errors
 /// When a node does not come up; names its log.
-pub fn nodes(layout: &Layout, journal_mib: u32, interrupt: &mut Interrupt) -> Outcome<Admin> {
+pub fn nodes(layout: &Layout, sizes: Sizes, interrupt: &mut Interrupt) -> Outcome<Admin> {
     let state = layout.load()?;
     let (mut members, mut others) = (Vec::new(), Vec::new());
     for node in &state.nodes {
@@ -51,7 +52,7 @@ pub fn nodes(layout: &Layout, journal_mib: u32, interrupt: &mut Interrupt) -> Ou
     if members.is_empty()
         && let Some(first) = others.first().copied()
     {
-        make_cluster(layout, first, journal_mib)?;
+        make_cluster(layout, first, sizes)?;
         members.push(others.remove(0));
     }
     // Those that joined before start at once: the metadata group may need most of them to elect a leader.
@@ -60,7 +61,7 @@ pub fn nodes(layout: &Layout, journal_mib: u32, interrupt: &mut Interrupt) -> Ou
     }
     let admin = reach_leader(layout, interrupt)?;
     for node in others {
-        configure(node, journal_mib)?;
+        configure(node, sizes)?;
         let (_, text) = token::create(&admin, TokenRole::Node, &node_name(node.number), TOKEN_VALID)?;
         node_process(layout, node, Some(&text))?;
     }
@@ -73,20 +74,21 @@ pub fn nodes(layout: &Layout, journal_mib: u32, interrupt: &mut Interrupt) -> Ou
 
 /// The cluster with its first node. An administrator's identity left by an interrupted attempt belongs to a cluster that
 /// never was.
-fn make_cluster(layout: &Layout, first: &Node, journal_mib: u32) -> Outcome {
+fn make_cluster(layout: &Layout, first: &Node, sizes: Sizes) -> Outcome {
     if layout.admin().exists() {
         fs::remove_dir_all(layout.admin()).doing(format!("delete {}", layout.admin().display()))?;
     }
-    configure(first, journal_mib)?;
+    configure(first, sizes)?;
     let place = Place::open(&first.directory, None).map_err(|error| Failure::failed(error.to_string()))?;
     node_run::initialise(&place, &layout.admin()).map(drop)
 }
 
-fn configure(node: &Node, journal_mib: u32) -> Outcome {
+fn configure(node: &Node, sizes: Sizes) -> Outcome {
     let config = NodeConfig {
         name: node_name(node.number),
         listen: node.control_address.ip(),
-        journal_mib,
+        journal_mib: sizes.journal_mib,
+        memory_mib: sizes.memory_mib,
         ..NodeConfig::default()
     };
     node_run::configure(&node.directory, &config)
@@ -218,6 +220,7 @@ pub fn mount(layout: &Layout, admin: &Admin, mount: &Mount, volume: &str) -> Out
         client::join(&text, &directory, Some(mount.address.into()))?;
     }
     let text = |s: &str| s.to_owned();
+    let memory_mib = layout.load()?.memory_mib;
     let arguments = [
         text("--cluster"),
         directory.display().to_string(),
@@ -225,6 +228,8 @@ pub fn mount(layout: &Layout, admin: &Admin, mount: &Mount, volume: &str) -> Out
         text("--foreground"),
         text("--bind"),
         mount.address.to_string(),
+        text("--memory-mib"),
+        memory_mib.to_string(),
         volume.to_owned(),
         mount.mount_point.display().to_string(),
     ];

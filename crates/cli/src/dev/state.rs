@@ -25,6 +25,9 @@ pub const MAX_CLIENTS: u8 = 64;
 pub struct State {
     pub version: u32,
     pub volume: String,
+    /// Of each process.
+    #[serde(default = "default_memory_mib")]
+    pub memory_mib: u32,
     pub nodes: Vec<Node>,
     pub mounts: Vec<Mount>,
 }
@@ -189,9 +192,10 @@ impl Layout {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn create(&self, nodes: u8, volume: &str) -> Outcome {
+    pub fn create(&self, nodes: u8, volume: &str, memory_mib: u32) -> Outcome {
         let nodes = (1..=nodes).map(|number| self.node(number)).collect();
-        self.store(&State { version: STATE_VERSION, volume: volume.to_owned(), nodes, mounts: Vec::new() })
+        let volume = volume.to_owned();
+        self.store(&State { version: STATE_VERSION, volume, memory_mib, nodes, mounts: Vec::new() })
     }
 
     fn store(&self, state: &State) -> Outcome {
@@ -201,6 +205,11 @@ impl Layout {
         fs::write(&draft, text).doing(format!("write {}", draft.display()))?;
         fs::rename(&draft, &path).doing(format!("replace {}", path.display()))
     }
+}
+
+/// Of a cluster that was made before it could be chosen.
+const fn default_memory_mib() -> u32 {
+    weft_client::DEFAULT_MEMORY_MIB
 }
 
 #[must_use]

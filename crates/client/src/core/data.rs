@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 use weft_proto::data::{DataReply, DataRequest, FlushRequest};
-use weft_types::limits::{MAX_CLIENT_BYTES_IN_FLIGHT, MAX_CLIENT_OPERATIONS_IN_FLIGHT};
+use weft_types::limits::MAX_CLIENT_OPERATIONS_IN_FLIGHT;
 use weft_types::{
     BootTime, DataError, ErrorKind, LossGeneration, MapVersion, NodeId, OperationId, Origin, PgId, SessionId,
 };
@@ -30,6 +30,8 @@ pub struct DataCoreConfig {
     pub session: SessionId,
     /// How long a caller waits at most; `None` is for ever.
     pub fail_after: Option<Duration>,
+    /// Data of operations that are not answered; more wait.
+    pub bytes_in_flight: usize,
 }
 
 #[derive(Debug)]
@@ -266,7 +268,7 @@ impl DataCore {
         let bytes = self.pending.get(&ticket).map_or(0, |p| p.operation.memory_bytes());
         self.operations_in_flight < MAX_CLIENT_OPERATIONS_IN_FLIGHT
             // One operation always fits, however large.
-            && (self.bytes_in_flight == 0 || self.bytes_in_flight + bytes <= MAX_CLIENT_BYTES_IN_FLIGHT)
+            && (self.bytes_in_flight == 0 || self.bytes_in_flight + bytes <= self.config.bytes_in_flight)
     }
 
     fn admit(&mut self, now: BootTime, ticket: Ticket, actions: &mut Vec<Action>) {

@@ -16,6 +16,7 @@ use weft_types::{
 
 const VOLUME: VolumeId = VolumeId(1);
 const SESSION: SessionId = SessionId(9);
+const BYTES_IN_FLIGHT: usize = 1 << 20;
 const FILE: FileKey = Some(InodeNumber(5));
 
 fn pg(index: u16) -> PgId {
@@ -85,7 +86,7 @@ struct Sent {
 
 impl Bench {
     fn new(fail_after: Option<Duration>) -> Self {
-        let config = DataCoreConfig { session: SESSION, fail_after };
+        let config = DataCoreConfig { session: SESSION, fail_after, bytes_in_flight: BYTES_IN_FLIGHT };
         Self { core: DataCore::new(config, routes(1, [1, 2], &[SESSION])), now: BootTime::from_millis(1_000), next: 1 }
     }
 
@@ -295,6 +296,25 @@ fn operations_over_the_limit_wait_in_order() {
     assert!(sent(&actions).is_empty());
     assert!(sent(&bench.submit(write(0)).1).is_empty());
     assert_eq!(one(&bench.answer(first.unwrap(), Ok(DataReply::Written))).attempt.ticket, second);
+}
+
+#[test]
+fn data_over_the_limit_wait_and_one_operation_always_goes() {
+    let mut bench = Bench::new(None);
+    let large = |bytes| {
+        let mut operation = write(0);
+        if let Operation::Write { data, .. } = &mut operation {
+            *data = Bytes::from(vec![1; bytes]);
+        }
+        operation
+    };
+    let first = one(&bench.submit(large(BYTES_IN_FLIGHT / 2 + 1)).1).attempt;
+    let (second, actions) = bench.submit(large(BYTES_IN_FLIGHT / 2));
+    assert!(sent(&actions).is_empty(), "more than the limit together");
+    let released = one(&bench.answer(first, Ok(DataReply::Written))).attempt;
+    assert_eq!(released.ticket, second);
+    bench.answer(released, Ok(DataReply::Written));
+    assert_eq!(sent(&bench.submit(large(2 * BYTES_IN_FLIGHT)).1).len(), 1, "larger than the limit and alone");
 }
 
 #[test]

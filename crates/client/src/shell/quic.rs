@@ -2,6 +2,7 @@
 
 use super::network::{DataAnswer, DataCall, LocalFuture, Network, NoAnswer};
 use crate::identity::Identity;
+use crate::options::ConnectOptions;
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -29,17 +30,20 @@ pub struct QuicNetwork {
 }
 
 impl QuicNetwork {
-    /// Binds the socket, to `bind` if it is given, else to any address of the family that the cluster uses.
+    /// Binds the socket, to the address in `options` if there is one, else to any address of the family that the cluster uses.
     ///
     /// # Errors
     /// When the socket cannot be bound.
-    pub fn bind(identity: &Identity, bind: Option<IpAddr>) -> Result<Rc<Self>, BindError> {
+    pub fn bind(identity: &Identity, options: &ConnectOptions) -> Result<Rc<Self>, BindError> {
         let any = match identity.control_addresses.first() {
             Some(SocketAddr::V6(_)) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
             _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         };
-        let local = SocketAddr::new(bind.unwrap_or(any), 0);
-        let endpoint = Endpoint::bind(EndpointConfig::new(local), &identity.credentials)?;
+        let local = SocketAddr::new(options.bind.unwrap_or(any), 0);
+        let endpoint = Endpoint::bind(
+            EndpointConfig { window_bytes: options.memory.window_bytes(), ..EndpointConfig::new(local) },
+            &identity.credentials,
+        )?;
         let role = match identity.credentials.identity().role {
             PeerRole::Client(_) => HelloRole::Client { session: None },
             PeerRole::Admin(_) | PeerRole::Node(_) => HelloRole::Admin,

@@ -52,6 +52,8 @@ counters! { {
     requests_of_other_sessions,
     /// Waited for a newer map.
     requests_waited_for_map,
+    /// Writes sent back because too many were being worked on.
+    requests_without_memory,
     /// Slowed down because a journal was filling up.
     requests_slowed,
     bytes_written,

@@ -19,6 +19,7 @@ use super::server::{Pending, Request};
 use super::syncing::{LocalDisk, SyncDone};
 use super::waiting::Waiting;
 use crate::bridge::{DataStatus, ToControl};
+use crate::memory::MemoryPlan;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
@@ -43,6 +44,8 @@ pub struct NodeSettings {
     pub resync_bytes_per_second: u64,
     /// Pace of the background scrub per disk; 0 turns it off.
     pub scrub_bytes_per_second: u64,
+    /// Bounds `client_bytes` and `held_bytes` count here.
+    pub memory: MemoryPlan,
     /// Planted in every replica machine.
     #[cfg(feature = "mutants")]
     pub mutant: Option<weft_replication::Mutant>,
@@ -86,6 +89,8 @@ pub(super) struct DataNode<H: Host> {
     pub(super) groups: BTreeMap<GroupKey, Group>,
     pub(super) peers: Peers<H::Link>,
     pub(super) requests: HashMap<RequestToken, Pending<H::Replier>>,
+    /// Data of the writes among them.
+    pub(super) client_bytes: usize,
     pub(super) next_token: u64,
     /// Writes that this turn gave to machines.
     pub(super) fresh: Vec<RequestToken>,
@@ -138,10 +143,11 @@ impl<H: Host> DataNode<H> {
             groups: BTreeMap::new(),
             peers: Peers::default(),
             requests: HashMap::new(),
+            client_bytes: 0,
             next_token: 0,
             fresh: Vec::new(),
             flushes: Flushes::default(),
-            waiting: Waiting::default(),
+            waiting: Waiting::new(settings.memory.held_bytes),
             reading: Reading::new(readers),
             scrub: ScrubState::default(),
             repairs: Repairs::default(),

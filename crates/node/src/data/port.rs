@@ -24,7 +24,7 @@ use weft_proto::hello::{Hello, HelloRole};
 use weft_proto::replication::Envelope;
 use weft_transport::dialer::DialTarget;
 use weft_transport::{
-    CloseReason, Connection, Endpoint, Handler, Message, Payload, PeerHandle, PeerRole, Replier, connection::Side,
+    CloseReason, Connection, Endpoint, Gate, Handler, Message, Payload, PeerHandle, PeerRole, Replier, connection::Side,
 };
 use weft_types::{BootTime, DataError, NodeId};
 
@@ -84,6 +84,8 @@ pub(super) struct Server {
     endpoint: Endpoint,
     hello: Rc<Cell<Hello>>,
     dialers: RefCell<Dialers>,
+    /// For the data of clients.
+    gate: Gate,
     /// News of connections. They may come while the node's state is in use, so they are taken up at the next settling.
     links: RefCell<VecDeque<LinkNews>>,
     has_links: Notify,
@@ -100,6 +102,7 @@ impl Server {
             endpoint,
             hello: Rc::new(Cell::new(hello)),
             dialers: RefCell::default(),
+            gate: Gate::default(),
             links: RefCell::default(),
             has_links: Notify::new(),
             accepting: RefCell::default(),
@@ -118,6 +121,7 @@ impl Server {
     pub(super) fn settle(&self) {
         self.take_up_links();
         self.turn.settle();
+        self.gate.set_open(self.turn.has_memory_for_clients());
     }
 
     fn take_up_links(&self) {
@@ -183,6 +187,11 @@ impl Handler for Server {
             self.links.borrow_mut().push_back(LinkNews::Opened(peer, connection.clone()));
             self.has_links.notify_one();
         }
+    }
+
+    fn gate(&self, connection: &Connection) -> Option<Gate> {
+        // Nodes are not held up: what they ask for is what lets writes of clients be answered.
+        connection.identity().as_node().is_none().then(|| self.gate.clone())
     }
 
     fn on_request(&self, connection: &Connection, message: Message, replier: Replier) {

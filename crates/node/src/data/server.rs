@@ -55,6 +55,8 @@ pub(super) enum Kind {
 /// A request that has been looked at and not been answered.
 pub(super) struct Pending<R> {
     answer: Answer<R>,
+    /// Data that it brought.
+    bytes: usize,
     kind: Kind,
     received: Instant,
     sequenced: Option<Instant>,
@@ -63,7 +65,7 @@ pub(super) struct Pending<R> {
 
 impl<R> Pending<R> {
     pub(super) fn new(answer: Answer<R>, kind: Kind, received: Instant) -> Self {
-        Self { answer, kind, received, sequenced: None, span: tracing::Span::none() }
+        Self { answer, bytes: 0, kind, received, sequenced: None, span: tracing::Span::none() }
     }
 }
 
@@ -233,6 +235,16 @@ impl<H: Host> DataNode<H> {
         }
     }
 
+    /// Whether so many bytes more of writes may be kept until they are answered. One write always may.
+    const fn has_memory_for(&self, bytes: usize) -> bool {
+        self.client_bytes == 0 || self.client_bytes + bytes <= self.settings.memory.client_bytes
+    }
+
+    /// Whether clients may send much: before what they sent has to be refused, which costs them and this node the way.
+    pub(super) const fn has_memory_for_clients(&self) -> bool {
+        self.client_bytes < self.settings.memory.client_bytes / 2
+    }
+
     /// Gives a request to its machine.
     fn start(&mut self, request: Request<H::Replier>) {
         let kind = request.kind();
@@ -241,6 +253,11 @@ impl<H: Host> DataNode<H> {
         if !self.speaks_for(request.from, session) {
             self.counters.requests_of_other_sessions += 1;
             return self.refuse_request(request, DataError::Malformed);
+        }
+        let bytes = request.payload.len();
+        if bytes > 0 && !self.has_memory_for(bytes) {
+            self.counters.requests_without_memory += 1;
+            return self.refuse_request(request, DataError::NotServing { reason: NotServing::Overloaded });
         }
         let Request { body, payload, answer, received, .. } = request;
         let (pg, request) = match body {
@@ -269,8 +286,9 @@ impl<H: Host> DataNode<H> {
             DataRequest::Presence { pg, map_version, chunk } => (pg, ClientRequest::Presence { map_version, chunk }),
         };
         let token = self.next_token();
+        self.client_bytes += bytes;
         let span = tracing::debug_span!("request", what, %session, %operation, %pg);
-        self.requests.insert(token, Pending { answer, kind, received, sequenced: None, span });
+        self.requests.insert(token, Pending { answer, bytes, kind, received, sequenced: None, span });
         if kind == Kind::Write {
             self.fresh.push(token);
         }
@@ -293,7 +311,9 @@ impl<H: Host> DataNode<H> {
 
     /// Carries a machine's answer to whoever asked.
     pub(super) fn reply(&mut self, token: RequestToken, result: Result<Reply, DataError>) {
-        let Some(Pending { answer, kind, received, sequenced, span }) = self.requests.remove(&token) else { return };
+        let Some(pending) = self.requests.remove(&token) else { return };
+        let Pending { answer, bytes, kind, received, sequenced, span } = pending;
+        self.client_bytes -= bytes;
         let took = received.elapsed();
         span.in_scope(|| tracing::debug!(took_us = took.as_micros(), refused = ?result.as_ref().err(), "answered"));
         match kind {

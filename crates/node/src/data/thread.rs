@@ -8,6 +8,7 @@ use super::disks::OpenedDisks;
 use super::node::{Completion, DataNode, NodeSettings};
 use super::port::{Server, ThreadHost};
 use crate::bridge::{DataStatus, ToControl, ToData};
+use crate::memory::MemoryPlan;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub struct DataConfig {
     pub resync_bytes_per_second: u64,
     /// Pace of the background scrub per disk; 0 turns it off.
     pub scrub_bytes_per_second: u64,
+    pub memory: MemoryPlan,
 }
 
 /// A running data thread.
@@ -125,6 +127,7 @@ fn run(
             node: config.node,
             resync_bytes_per_second: config.resync_bytes_per_second,
             scrub_bytes_per_second: config.scrub_bytes_per_second,
+            memory: config.memory,
             #[cfg(feature = "mutants")]
             mutant: None,
         };

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::time::Duration;
-use weft_types::limits::{MAX_HELD_BYTES, MAX_HELD_REQUESTS};
+use weft_types::limits::MAX_HELD_REQUESTS;
 use weft_types::{BootTime, MapVersion};
 
 /// What a held request waits for.
@@ -26,18 +26,17 @@ struct Held<T> {
 pub(super) struct Waiting<T> {
     held: VecDeque<Held<T>>,
     bytes: usize,
-}
-
-impl<T> Default for Waiting<T> {
-    fn default() -> Self {
-        Self { held: VecDeque::new(), bytes: 0 }
-    }
+    limit_bytes: usize,
 }
 
 /// There is no room; the request comes back.
 pub(super) struct Full<T>(pub(super) T);
 
 impl<T> Waiting<T> {
+    pub(super) const fn new(limit_bytes: usize) -> Self {
+        Self { held: VecDeque::new(), bytes: 0, limit_bytes }
+    }
+
     pub(super) fn for_map(
         &mut self,
         version: MapVersion,
@@ -58,7 +57,7 @@ impl<T> Waiting<T> {
     }
 
     fn hold(&mut self, held: Held<T>) -> Result<(), Full<T>> {
-        if self.held.len() >= MAX_HELD_REQUESTS || self.bytes + held.bytes > MAX_HELD_BYTES {
+        if self.held.len() >= MAX_HELD_REQUESTS || self.bytes + held.bytes > self.limit_bytes {
             return Err(Full(held.item));
         }
         self.bytes += held.bytes;
@@ -138,12 +137,13 @@ pub(super) fn must_wait(fraction: f64) -> bool {
 mod tests {
     use super::*;
 
+    const LIMIT: usize = 1 << 20;
     const V: fn(u64) -> MapVersion = MapVersion;
     const MS: fn(u64) -> BootTime = BootTime::from_millis;
 
     #[test]
     fn a_request_waits_until_its_map_version_is_applied() {
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new(LIMIT);
         for version in [5, 7, 6] {
             assert!(waiting.for_map(V(version), MS(100), 1, version).is_ok());
         }
@@ -155,8 +155,8 @@ mod tests {
 
     #[test]
     fn bytes_and_number_are_bounded_and_given_back() {
-        let mut waiting = Waiting::default();
-        assert!(waiting.for_map(V(1), MS(1), MAX_HELD_BYTES, ()).is_ok());
+        let mut waiting = Waiting::new(LIMIT);
+        assert!(waiting.for_map(V(1), MS(1), LIMIT, ()).is_ok());
         assert!(waiting.for_map(V(1), MS(1), 1, ()).is_err());
         assert_eq!(waiting.all().len(), 1);
         for _ in 0..MAX_HELD_REQUESTS {
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_slowed_write_is_released_by_time_and_never_expires() {
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new(LIMIT);
         assert!(waiting.for_time(MS(30), 1, 'b').is_ok());
         assert!(waiting.for_time(MS(20), 1, 'a').is_ok());
         assert_eq!(waiting.next_release(), Some(MS(20)));

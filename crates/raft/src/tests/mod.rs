@@ -24,6 +24,7 @@ fn config(directory: &Path, node: NodeId) -> GroupConfig {
         node,
         timing: Timing { heartbeat_ms: 50, election_base_ms: 200, election_slot_ms: 40 },
         snapshot_every: 10_000,
+        cache_bytes: GroupConfig::DEFAULT_CACHE_BYTES,
         boot_id: "this boot".to_owned(),
     }
 }

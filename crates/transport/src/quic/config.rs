@@ -14,8 +14,9 @@ use weft_types::limits::{CONNECTION_IDLE_TIMEOUT, CONNECTION_KEEP_ALIVE};
 const INITIAL_RTT: Duration = Duration::from_millis(1);
 /// Larger than bandwidth times delay of any local network (100 Gbit/s times 1 ms is 12 MiB), so that flow control is
 /// never what limits; readers drain at once.
-const STREAM_WINDOW_BYTES: u32 = 16 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+pub const STREAM_WINDOW_BYTES: u32 = 16 << 20;
+/// Of a connection's streams, those that carry much at the same time.
+const STREAMS_AT_ONCE: u32 = 2;
 /// Sent and not yet acknowledged; keeps the data alive, so it is memory.
 const SEND_WINDOW_BYTES: u64 = 8 << 20;
 /// A local network has no slow start to respect: begin with what the receive buffer of a socket holds.
@@ -26,7 +27,7 @@ const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 const SAFE_MTU: u16 = 1200;
 
 /// `initial_mtu` above the safe one is for paths that are known to carry it: the same machine.
-pub(crate) fn transport_config(mtu: u16, same_machine: bool) -> TransportConfig {
+pub(crate) fn transport_config(mtu: u16, window_bytes: u32, same_machine: bool) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(mtu);
     let mut cubic = CubicConfig::default();
@@ -36,8 +37,8 @@ pub(crate) fn transport_config(mtu: u16, same_machine: bool) -> TransportConfig 
         .max_concurrent_bidi_streams(VarInt::from_u32(crate::lane::Channel::ALL.len() as u32))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .stream_receive_window(VarInt::from_u32(window_bytes))
+        .receive_window(VarInt::from_u32(window_bytes.saturating_mul(STREAMS_AT_ONCE)))
         .send_window(SEND_WINDOW_BYTES)
         .initial_rtt(INITIAL_RTT)
         .keep_alive_interval(Some(CONNECTION_KEEP_ALIVE))

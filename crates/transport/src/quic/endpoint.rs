@@ -1,6 +1,6 @@
 //! An endpoint: one UDP socket, bound to the configured address, from which peers are dialed and on which they arrive.
 
-use super::config::{bind_socket, crypto_limits, transport_config};
+use super::config::{STREAM_WINDOW_BYTES, bind_socket, crypto_limits, transport_config};
 use super::lane::{QuicLane, close_connection, close_reason};
 use super::tls::{member_client_tls, member_server_tls};
 use crate::ca::{Credentials, identity_of};
@@ -31,12 +31,14 @@ pub struct EndpointConfig {
     /// Largest UDP payload to send; what a path really carries is discovered up to this. Between peers on the same
     /// machine it is used from the start.
     pub mtu: u16,
+    /// Received on one stream and not read yet: memory, for each peer that sends faster than is read.
+    pub window_bytes: u32,
 }
 
 impl EndpointConfig {
     #[must_use]
     pub const fn new(bind: SocketAddr) -> Self {
-        Self { bind, mtu: DEFAULT_MTU }
+        Self { bind, mtu: DEFAULT_MTU, window_bytes: STREAM_WINDOW_BYTES }
     }
 }
 
@@ -79,7 +81,7 @@ impl Endpoint {
         let socket = bind_socket(config.bind).map_err(in_use)?;
         let local = socket.local_addr().map_err(in_use)?;
         let endpoint_config = endpoint_config(config.mtu, credentials, local);
-        let configs = |same_machine| configs(config.mtu, same_machine, credentials);
+        let configs = |same_machine| configs(config, same_machine, credentials);
         let (near, far) = (configs(true)?, configs(false)?);
         let server = Some(far.server.as_ref().clone());
         let inner =
@@ -222,9 +224,9 @@ impl HmacKey for ResetKey {
     }
 }
 
-fn configs(mtu: u16, same_machine: bool, credentials: &Credentials) -> Result<Configs, BindError> {
+fn configs(config: EndpointConfig, same_machine: bool, credentials: &Credentials) -> Result<Configs, BindError> {
     let tls = |error: &dyn std::fmt::Display| BindError::Tls(error.to_string());
-    let mut transport = transport_config(mtu, same_machine);
+    let mut transport = transport_config(config.mtu, config.window_bytes, same_machine);
     crypto_limits(&mut transport);
     let transport = Arc::new(transport);
     let client_tls = member_client_tls(credentials).map_err(|e| tls(&e))?;

@@ -7,6 +7,7 @@ mod tls;
 
 pub use endpoint::{BindError, DEFAULT_MTU, Endpoint, EndpointConfig, MAX_MTU};
 
+pub use config::STREAM_WINDOW_BYTES;
 pub(crate) use config::bind_socket;
 pub(crate) use tls::{join_client_tls, join_server_tls};
 

@@ -2,10 +2,10 @@
 
 use super::rig::{LaneKind, Pair, SECOND, connected, echo, run, until};
 use crate::error::{CallError, CloseReason, SendError};
-use crate::lane::Channel;
+use crate::lane::{BULK_BYTES, Channel};
 use crate::{Payload, Service};
 use bytes::Bytes;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use weft_proto::frame::Refusal;
@@ -164,6 +164,29 @@ fn a_peer_that_does_not_read_stops_the_sender_not_the_memory() {
         pair.client.wait_for_room(Channel::Bulk).await;
         pair.client.send(Channel::Bulk, Service::Data, &1u64, payload).unwrap();
         until("all arrived", || pair.server_side.messages.borrow().len() == queued + 1).await;
+    });
+}
+
+#[test]
+fn a_closed_gate_holds_up_large_requests_for_a_while_and_nothing_else() {
+    on_both_lanes(async |pair| {
+        pair.server_side.gate.set_open(false);
+        let large = Rc::new(Cell::new(0));
+        for _ in 0..2 {
+            let large = Rc::clone(&large);
+            let data = Bytes::from(vec![1u8; BULK_BYTES]);
+            let count =
+                move |reply: Result<crate::Message, CallError>| large.set(large.get() + usize::from(reply.is_ok()));
+            pair.client.call_with(Channel::Bulk, Service::Data, &1u64, data, 5 * SECOND, count).unwrap();
+        }
+        let began = Instant::now();
+        assert_eq!(echo(&pair.client, 8, vec![1; BULK_BYTES - 1]).await.0, 9);
+        assert_eq!(large.get(), 0, "after {:?}", began.elapsed());
+        until("the first to have waited enough", || large.get() == 1).await;
+        assert!(began.elapsed() >= Duration::from_millis(50));
+        pair.server_side.gate.set_open(true);
+        until("the second to be let through", || large.get() == 2).await;
+        assert_eq!(echo(&pair.client, 8, vec![1; BULK_BYTES]).await.0, 9);
     });
 }
 

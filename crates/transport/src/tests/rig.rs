@@ -2,6 +2,7 @@
 
 use crate::connection::{Connection, Handler, Replier};
 use crate::error::CloseReason;
+use crate::gate::Gate;
 use crate::identity::{PeerIdentity, PeerName};
 use crate::memory::{self, End};
 use crate::message::Message;
@@ -47,6 +48,7 @@ pub(super) struct Server {
     pub(super) kept: RefCell<Vec<Replier>>,
     pub(super) keep: Cell<bool>,
     pub(super) drop_them: Cell<bool>,
+    pub(super) gate: Gate,
 }
 
 /// Answers and remembers nothing.
@@ -62,6 +64,10 @@ impl Handler for Echo {
 }
 
 impl Handler for Server {
+    fn gate(&self, _connection: &Connection) -> Option<Gate> {
+        Some(self.gate.clone())
+    }
+
     fn on_open(&self, connection: &Connection) {
         self.opened.borrow_mut().push(connection.clone());
     }

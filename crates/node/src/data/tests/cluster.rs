@@ -2,6 +2,7 @@
 
 use crate::bridge::{BRIDGE_CAPACITY, DataStatus, ToControl, ToData};
 use crate::data::{DataConfig, DataThread, boot_time, format_disk, open_disks, spawn};
+use crate::memory::MemoryPlan;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -57,11 +58,17 @@ pub(super) struct Cluster {
     pub(super) authority: Rc<Authority>,
     directory: Rc<tempfile::TempDir>,
     pub(super) scrub_bytes_per_second: Rc<Cell<u64>>,
+    memory: MemoryPlan,
 }
 
 impl Cluster {
     /// Three nodes with a disk each, and a volume with as many groups.
     pub(super) async fn start(pg_count: u16) -> Self {
+        Self::start_within(pg_count, MemoryPlan::default()).await
+    }
+
+    /// The same with nodes that may not take more.
+    pub(super) async fn start_within(pg_count: u16, memory: MemoryPlan) -> Self {
         let authority = Rc::new(Authority::create(CLUSTER).unwrap());
         let inner = Rc::new(Inner {
             view: RefCell::default(),
@@ -70,7 +77,8 @@ impl Cluster {
             events: RefCell::default(),
         });
         let directory = Rc::new(tempfile::tempdir().unwrap());
-        let cluster = Self { inner, authority, directory, scrub_bytes_per_second: Rc::new(Cell::new(0)) };
+        let scrub_bytes_per_second = Rc::new(Cell::new(0));
+        let cluster = Self { inner, authority, directory, scrub_bytes_per_second, memory };
         let first = cluster.new_node("n1");
         cluster.command(Command::Bootstrap {
             cluster: CLUSTER,
@@ -133,6 +141,7 @@ impl Cluster {
             disks,
             resync_bytes_per_second: 256 << 20,
             scrub_bytes_per_second: self.scrub_bytes_per_second.get(),
+            memory: self.memory,
         };
         let thread = spawn(config, from_control, to_control, Arc::clone(&status)).unwrap();
         let reply = self.command(Command::RegisterNode(RegisterNode {

@@ -1,16 +1,18 @@
 //! What a healthy cluster does, and what it refuses.
 
-use super::client::pattern;
+use super::client::{Answer, pattern};
 use super::{Client, Cluster, scenario};
 use crate::bridge::{ReclaimTo, ToData};
+use crate::memory::MemoryPlan;
 use bytes::Bytes;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use weft_meta::{Command, CommandReply};
 use weft_proto::data::{DataReply, DataRequest, TruncateRequest};
 use weft_types::error::NotServing;
 use weft_types::limits::BACKUP_PROGRESS_TIMEOUT;
-use weft_types::{BLOCK_SIZE, DataError, MapVersion, NodeId, ObjectId, TruncateGeneration};
+use weft_types::{BLOCK_SIZE, DataError, MapVersion, NodeId, ObjectId, Origin, TruncateGeneration};
 
 #[test]
 fn what_was_written_is_read_back_flushed_and_the_same_on_every_replica() {
@@ -98,6 +100,50 @@ fn a_request_that_names_a_map_which_never_comes_is_sent_back() {
         let request = client.read_request(chunk, 0, BLOCK_SIZE, MapVersion(client.version().0 + 100));
         let answer = client.call(primary, &request, Bytes::new()).await.unwrap();
         assert_eq!(answer.unwrap_err(), DataError::NotServing { reason: NotServing::Overloaded });
+    });
+}
+
+#[test]
+fn writes_beyond_the_nodes_memory_are_sent_back_and_come_through_later() {
+    scenario(|| async {
+        let memory = MemoryPlan { client_bytes: 8 * BLOCK_SIZE, ..MemoryPlan::default() };
+        let cluster = Cluster::start_within(1, memory).await;
+        let client = Rc::new(Client::open(&cluster).await);
+        client.write(client.chunk(1, 0), 0, &pattern(3, 1)).await;
+        // More than is allowed, and all at once: they are looked at in one turn.
+        let data = Bytes::from(pattern(1, 4));
+        let origins: Vec<_> = (0..16).map(|_| client.next_origin()).collect();
+        let low_water = origins[0].operation;
+        let writes = origins.iter().enumerate().map(|(at, origin)| {
+            let origin = Origin { low_water, ..*origin };
+            client.write_request(client.chunk(1, at as u32), 0, &data, origin, client.version())
+        });
+        let writes: Vec<_> = writes.collect();
+        let pg = client.pg(client.chunk(1, 0));
+        let primary = cluster.leader_of(pg);
+        let calls = writes.iter().map(|write| {
+            let (client, write, data) = (Rc::clone(&client), write.clone(), data.clone());
+            tokio::task::spawn_local(async move { client.call(primary, &write, data).await })
+        });
+        let mut answers = Vec::new();
+        for call in calls.collect::<Vec<_>>() {
+            answers.push(call.await.unwrap());
+        }
+        let overloaded = |answer: &Option<Answer>| {
+            matches!(answer, Some(Err(DataError::NotServing { reason: NotServing::Overloaded })))
+        };
+        let refused = answers.iter().filter(|answer| overloaded(answer)).count();
+        let taken = answers.iter().filter(|answer| matches!(answer, Some(Ok(_)))).count();
+        assert_eq!(refused + taken, writes.len(), "{answers:?}");
+        assert!(refused > 0 && taken >= 2, "{answers:?}");
+        assert_eq!(cluster.counter(primary, "requests_without_memory").await, refused as u64);
+        // What was answered is given back, so that even one that is larger than all of it is taken when it is alone.
+        for write in &writes {
+            let _ = client.persist(pg, |_| write.clone(), data.clone()).await.unwrap();
+        }
+        let all = pattern(7, 16);
+        client.write(client.chunk(1, 0), 0, &all).await;
+        assert_eq!(client.read(client.chunk(1, 0), 0, all.len()).await, all);
     });
 }
 
