@@ -128,6 +128,8 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::MergeWithoutLock => caught(5),
         Replication::SkipEpochCheck => not_seen(200, "replication epoch_reuse"),
         Replication::SkipPeering => not_seen(200, "replication scenarios::peering"),
+        Replication::CopyFromJournal => caught(1),
+        Replication::FlushOfThisEpoch => not_seen(0, "replication a_flush_covers_what_earlier_epochs_acknowledged"),
         Replication::CopyWithoutLock => not_seen(200, "replication copy_overtaken"),
         Replication::NoDedupeCopy => not_seen(200, "replication forgotten_dedupe"),
         Replication::ForgetCompleteTo => not_seen(200, "replication interrupted_resync"),
