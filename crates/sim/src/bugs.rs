@@ -161,6 +161,7 @@ fn of_store(mutant: Store) -> Expected {
         Store::IgnoreLife => {
             not_seen(200, "store a_bad_record_after_the_last_mark_ends_the_log_and_good_ones_behind_it_never_come_back")
         }
+        Store::SequenceAlone => caught(9),
         Store::SkipNameSync | Store::RenameBeforeSync => not_seen(0, "store tests::real_crash"),
         Store::ForgetBallast => not_seen(0, "store tests::space_and_reads"),
         Store::RemoveBeforeSync | Store::RemoveInAnyOrder | Store::TrustNames | Store::KeepTail => {
