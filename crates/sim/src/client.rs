@@ -529,14 +529,8 @@ impl World {
                 self.saw((object, chunk, block), &bytes, start);
             }
             (Op::Flush { covers, acknowledged }, Ok(Outcome::Flushed(answers))) => {
-                if self.flushed(index, thread, now, covers, &answers) {
-                    for (pg, _) in &answers {
-                        if let Some(position) = acknowledged.get(pg) {
-                            self.look_at_flush(*pg, *position);
-                        }
-                    }
-                    self.moment(Moment::Flushed, answers.first().map(|(pg, _)| *pg), None);
-                }
+                let told = self.flushed(index, thread, now, covers, &answers);
+                self.flush_told(told, &acknowledged, &answers);
             }
             (Op::Read { .. } | Op::Final { .. }, Err(ErrorKind::Io(why))) => {
                 self.fail(Oracle::Readable, format!("a read failed for good: {why}"));
@@ -594,6 +588,7 @@ impl World {
         }
     }
 
+    /// Whether it covers what it was asked for, and tells of no loss.
     fn flushed(
         &mut self,
         index: usize,
@@ -620,6 +615,24 @@ impl World {
             }
         }
         true
+    }
+
+    /// Holds an answered flush against what members have on their disks.
+    fn flush_told(
+        &mut self,
+        told: bool,
+        acknowledged: &BTreeMap<PgId, Acknowledged>,
+        answers: &[(PgId, weft_types::LossGeneration)],
+    ) {
+        if !told {
+            return;
+        }
+        for (pg, _) in answers {
+            if let Some(position) = acknowledged.get(pg) {
+                self.look_at_flush(*pg, *position);
+            }
+        }
+        self.moment(Moment::Flushed, answers.first().map(|(pg, _)| *pg), None);
     }
 
     /// Reads every register, once everything is quiet.

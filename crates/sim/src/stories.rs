@@ -141,8 +141,8 @@ fn tell(random: &mut Random, mix: &mut Mix, theme: u64) -> Vec<Fault> {
             mix.readers = mix.readers.max(1);
             mix.clients = mix.clients.max(2);
             let alone = random.chance(50);
-            mix.reading_clients = usize::from(alone);
-            mix.groups = 1 + u16::from(random.chance(30));
+            mix.reading_clients = mix.reading_clients.max(usize::from(alone));
+            mix.groups = 1;
             let clients = if alone { 1 } else { (random.below(16) | 1) & !2 };
             vec![Fault::Split { group, role, clients, heal_ms }]
         }

@@ -247,7 +247,8 @@ mod hunts {
                 Some(found) => {
                     caught += 1;
                     let oracle = found.failure.oracle.to_string();
-                    println!("{:<40} {oracle:<16} {:>6} {seconds:>8.1}", bug.name(), found.seed);
+                    let plain = if found.plain { "  --plain" } else { "" };
+                    println!("{:<40} {oracle:<16} {:>6} {seconds:>8.1}{plain}", bug.name(), found.seed);
                 }
                 None => {
                     let by = match expected {
