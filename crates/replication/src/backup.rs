@@ -5,7 +5,8 @@ use crate::actions::{Action, Report};
 use crate::core::Context;
 use crate::events::{ReadOutcome, ReadTicket};
 use crate::mutants::Mutant;
-use crate::tuning::MAX_LISTED_CHUNKS;
+use crate::peers::ENTRY_COST_BYTES;
+use crate::tuning::{APPEND_PART_BYTES, MAX_LISTED_CHUNKS};
 use crate::view::{LogUnavailable, RemovalMemory};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -251,7 +252,7 @@ impl Backup {
             self.report = Some(Resend::Prepare);
             return;
         }
-        let mut accepted = Vec::with_capacity(append.entries.len());
+        let (mut part, mut part_bytes) = (Vec::with_capacity(append.entries.len()), 0);
         let mut resend = Resend::No;
         for entry in &append.entries {
             let header = &entry.header;
@@ -269,10 +270,16 @@ impl Backup {
                 break;
             }
             cx.core.log_end = header.position;
-            accepted.push(Arc::clone(entry));
+            part.push(Arc::clone(entry));
+            part_bytes += entry.data.len() + ENTRY_COST_BYTES;
+            if part_bytes >= APPEND_PART_BYTES {
+                cx.act(Action::Append(std::mem::take(&mut part)));
+                cx.set_committed(append.committed.min(cx.core.log_end));
+                part_bytes = 0;
+            }
         }
-        if !accepted.is_empty() {
-            cx.act(Action::Append(accepted));
+        if !part.is_empty() {
+            cx.act(Action::Append(part));
         }
         cx.set_committed(append.committed.min(cx.core.log_end));
         if append.sync == SyncWish::Now {

@@ -4,6 +4,7 @@
 use crate::actions::{Action, Reply};
 use crate::core::Context;
 use crate::events::RequestToken;
+use crate::mutants::Mutant;
 use crate::primary::Primary;
 use crate::requests::Gate;
 use crate::tuning::{FLUSH_PATIENCE, SYNC_RETRY};
@@ -38,8 +39,11 @@ impl Primary {
         }
         let now = cx.clock.now;
         self.foresight.flushed();
-        // The position is one of this epoch's log: a larger one of an earlier loss generation cannot meet it.
-        self.flushes.push(FlushWaiter { token, session, target: self.acked, since: now, asked: now });
+        // The position is one of this epoch's log: a larger one of an earlier loss generation cannot meet it. Before anything
+        // of this epoch is on every member, what earlier epochs acknowledged is still to be made durable: all of it lies
+        // before the first entry of this one.
+        let earlier = if cx.core.planted(Mutant::FlushOfThisEpoch) { LogPosition::ZERO } else { self.first };
+        self.flushes.push(FlushWaiter { token, session, target: self.acked.max(earlier), since: now, asked: now });
         let durable = self.durable_on_all(cx);
         self.answer_flushes(cx, durable);
         if !self.flushes.is_empty() {

@@ -11,6 +11,8 @@ pub enum Mutant {
     SkipPeering,
     /// A resync copy takes no block locks (5.7).
     CopyWithoutLock,
+    /// A resync copy that its target cannot take now is left to the journal, which has none (5.7).
+    CopyFromJournal,
     /// A retry is sequenced again (5.8).
     NoDedupe,
     /// The dedupe table is not copied before promotion (5.8).
@@ -29,6 +31,8 @@ pub enum Mutant {
     CandidateNotCounted,
     /// A flush waits for the primary only (5, flush).
     FlushPrimaryOnly,
+    /// A flush covers only what was acknowledged in this epoch (5, flush).
+    FlushOfThisEpoch,
     /// A behind member counts as levelled (5.5).
     BehindAsLevel,
     /// The session is not checked again when a waiting write is sequenced (4.2).
@@ -45,11 +49,12 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::SkipEpochCheck,
         Self::AcknowledgeEarly,
         Self::SkipPeering,
         Self::CopyWithoutLock,
+        Self::CopyFromJournal,
         Self::NoDedupe,
         Self::NoDedupeCopy,
         Self::ForgetCompleteTo,
@@ -59,6 +64,7 @@ impl Mutant {
         Self::OneSidedDelta,
         Self::CandidateNotCounted,
         Self::FlushPrimaryOnly,
+        Self::FlushOfThisEpoch,
         Self::BehindAsLevel,
         Self::FenceOnlyAtArrival,
         Self::ReadAnyGeneration,

@@ -246,7 +246,7 @@ impl Peer {
 const ROOM_TO_ASK_AGAIN_BYTES: u64 = 4 * MAX_STREAM_BYTES as u64;
 
 /// What an entry costs besides its data, so that a long run of empty ones is bounded too.
-const ENTRY_COST_BYTES: usize = 128;
+pub(crate) const ENTRY_COST_BYTES: usize = 128;
 
 /// A resync copy is `Nothing` to everybody but its target (design 5.7).
 pub(crate) fn seen_by(mut entry: Entry, disk: DiskId) -> Entry {

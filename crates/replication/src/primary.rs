@@ -388,15 +388,18 @@ impl Primary {
         entries: &[Arc<Entry>],
     ) {
         let peer = &mut self.peers[at];
+        let disk = peer.disk;
+        let special = batch.iter().any(|q| q.only.as_ref().is_some_and(|(only, _)| *only == disk));
         if !peer.takes_live() || peer.cursor != previous {
+            if special && !cx.core.planted(Mutant::CopyFromJournal) {
+                self.resync_copies_lost(disk);
+            }
             return;
         }
-        let disk = peer.disk;
         let mine = |q: &Queued| match &q.only {
             Some((only, copy)) if *only == disk => Arc::clone(copy),
             _ => Arc::clone(&q.entry),
         };
-        let special = batch.iter().any(|q| q.only.as_ref().is_some_and(|(only, _)| *only == disk));
         let sent = if special { batch.iter().map(mine).collect() } else { entries.to_vec() };
         if self.sync == SyncWish::Now {
             peer.sync = SyncWish::Now;

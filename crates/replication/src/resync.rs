@@ -343,7 +343,8 @@ impl Primary {
         let Some(resync) = &mut self.resync else { return };
         let Some(peer) = self.peers.iter().find(|p| p.disk == resync.target) else { return };
         let now = cx.clock.now;
-        let live = peer.is_joined() && peer.cursor == cx.view.log_end();
+        let takes = peer.takes_live() || (peer.is_joined() && cx.core.planted(Mutant::CopyFromJournal));
+        let live = takes && peer.cursor == cx.view.log_end();
         match resync.stage {
             Stage::Copying => {}
             Stage::Dedupe { sent: false } if live => {
@@ -520,18 +521,21 @@ impl Primary {
         let Some(resync) = self.resync.as_mut().filter(|r| r.target == disk) else { return };
         let Some(peer) = self.peers.iter_mut().find(|p| p.disk == disk) else { return };
         if peer.is_joined() {
-            let lost: Vec<ChunkId> = resync.active.keys().copied().collect();
-            resync.todo.extend(lost);
-            resync.active.clear();
-            let landed: usize = resync.sent.drain(..).map(|(_, bytes)| bytes).sum();
-            resync.under_way_bytes -= landed;
-            return;
+            return resync.copies_lost();
         }
         if matches!(resync.stage, Stage::Barrier(_)) {
             // Its promotion was never asked for, so nobody else can believe in it.
             peer.candidate = None;
         }
         self.resync = None;
+    }
+
+    /// A copy leaves with its batch or never: the journal here has nothing in its place, and that is what a target gets that
+    /// takes the batch later. Whatever was being copied is compared again then.
+    pub fn resync_copies_lost(&mut self, target: DiskId) {
+        if let Some(resync) = self.resync.as_mut().filter(|r| r.target == target) {
+            resync.copies_lost();
+        }
     }
 
     pub fn heal_progress(&self, pg: PgId, now: BootTime) -> Option<HealProgress> {
@@ -550,6 +554,14 @@ impl Primary {
 }
 
 impl Resync {
+    fn copies_lost(&mut self) {
+        let lost: Vec<ChunkId> = self.active.keys().copied().collect();
+        self.todo.extend(lost);
+        self.active.clear();
+        let landed: usize = self.sent.drain(..).map(|(_, bytes)| bytes).sum();
+        self.under_way_bytes -= landed;
+    }
+
     /// The target stands at `acked`: what is finished?
     fn landed(&mut self, acked: LogPosition, now: BootTime) {
         while self.sent.front().is_some_and(|(last, _)| *last <= acked) {

@@ -27,6 +27,9 @@ pub const MAX_WAITING_REQUESTS: usize = 1024;
 pub const MAX_WAITING_BYTES: usize = 16 << 20;
 /// Sent to one member from the journal and not yet acknowledged: hides a round trip, bounds memory.
 pub const MAX_STREAM_BYTES: usize = 2 << 20;
+/// One append to the journal of a member. A longer message is taken in parts, each with what of it is committed: a journal that
+/// is full then finds something to free between them, where it could not make room for the whole message at once.
+pub const APPEND_PART_BYTES: usize = 256 << 10;
 
 /// Chunks of one resync that are compared or copied at a time.
 pub const RESYNC_PARALLEL_CHUNKS: usize = 4;

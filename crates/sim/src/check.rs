@@ -81,7 +81,7 @@ fn build(world: &mut World, options: &Options) {
     world.commit(&Command::SetVoters { voters: world.metadata.voters.clone() });
     for id in 1..=mix.nodes {
         let clock = clock(world);
-        let config = StoreConfig { segment_bytes: 256 << 10, ..StoreConfig::small() };
+        let config = StoreConfig { segment_bytes: mix.segment_bytes, ..StoreConfig::small() };
         #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "only a planted bug changes it"))]
         let mut node = SimNode::new(NodeId(id), clock, config, mix.capacity_bytes);
         #[cfg(feature = "mutants")]
@@ -95,6 +95,7 @@ fn build(world: &mut World, options: &Options) {
     }
     world.keep_links();
     world.keep_metadata();
+    world.keep_comparing();
     let registered = |world: &World| {
         let live = world.metadata.map.nodes.iter().filter(|n| n.state == weft_types::map::NodeState::Live).count();
         live as u64 == world.mix.nodes
@@ -187,7 +188,7 @@ fn look(world: &mut World) {
     }
 }
 
-type Content = Vec<(weft_types::ChunkId, Vec<Option<weft_types::BlockHash>>)>;
+pub type Content = Vec<(weft_types::ChunkId, Vec<Option<weft_types::BlockHash>>)>;
 
 /// Level replicas of a group hold the same blocks.
 fn replicas_equal(world: &World) -> Result<(), String> {
@@ -217,7 +218,7 @@ fn replicas_equal(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-fn content_of(world: &World, node: NodeId, disk: DiskId, pg: PgId) -> Option<Result<Content, String>> {
+pub fn content_of(world: &World, node: NodeId, disk: DiskId, pg: PgId) -> Option<Result<Content, String>> {
     let process = world.nodes.get(&node)?.process.as_ref()?;
     process.turn.look_at_store(disk, |store| {
         let mut content = Vec::new();

@@ -4,11 +4,15 @@
 //! Guarantees: every written value is unique; an operation that was not answered stays open for ever in the history.
 //! Must not know: replication.
 
+mod workload;
+
 use crate::failure::Oracle;
 use crate::host::NodeClock;
 use crate::node::SIMULATED_OWNER;
 use crate::node::{OnReply, control_address, node_at};
 use crate::oracle::{self, Read, Write};
+use crate::promises::Acknowledged;
+use crate::stories::Moment;
 use crate::world::{End, MS, Place, World};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -75,6 +79,7 @@ enum Op {
     },
     Flush {
         covers: Vec<(Place, u64, u64)>,
+        acknowledged: BTreeMap<PgId, Acknowledged>,
     },
     Churn {
         /// Object, group and generation of a truncation.
@@ -107,11 +112,6 @@ impl Op {
             Self::Final { object, chunk, block } => format!("last read of {object}, {chunk}, {block}"),
         }
     }
-}
-
-/// Every eight bytes of a half block hold its value.
-fn filled(value: u64, bytes: usize) -> Vec<u8> {
-    value.to_le_bytes().repeat(bytes / 8)
 }
 
 fn value_of(bytes: &[u8]) -> Result<u64, String> {
@@ -487,7 +487,7 @@ impl World {
             return;
         }
         let (id, volume) = (session.id, session.volume);
-        let (op, operation) = self.choose(id, volume, index);
+        let (op, operation) = self.choose(id, volume, index, thread);
         self.say(|| format!("client {index} thread {thread}: {}", op.name()));
         self.submit(index, life, id, thread, op, operation);
     }
@@ -502,135 +502,6 @@ impl World {
             thread.busy = true;
         }
         self.step_client(index, life, id, Event::Submit { ticket, file: None, operation });
-    }
-
-    fn choose(&mut self, id: SessionId, volume: VolumeId, index: usize) -> (Op, Operation) {
-        let object = self.random.below(REGISTER_OBJECTS);
-        let chunk = self.random.below(u64::from(CHUNKS)) as u32;
-        let block = self.random.below(u64::from(BLOCKS)) as u16;
-        match self.random.below(100) {
-            0..40 => self.choose_write(id, volume, object, chunk, block),
-            40..80 => (Op::Read { object, chunk, block }, read(object, chunk, block)),
-            80..90 => self.choose_flush(index),
-            _ => {
-                let operation = self.choose_churn(volume);
-                let cut = match &operation {
-                    Operation::Truncate { pg, object, generation, .. } => {
-                        Some((object.0 - FIRST_OBJECT, *pg, generation.0))
-                    }
-                    _ => None,
-                };
-                let changes = match &operation {
-                    Operation::Write { chunk, .. } | Operation::Discard { chunk, .. } => {
-                        Some(chunk.object.0 - FIRST_OBJECT)
-                    }
-                    _ => None,
-                };
-                if let Some(object) = changes {
-                    *self.changing.entry(object).or_default() += 1;
-                }
-                if let Some((object, ..)) = cut {
-                    self.cutting.insert(object);
-                }
-                (Op::Churn { cut, changes, what: describe(&operation) }, operation)
-            }
-        }
-    }
-
-    fn choose_write(
-        &mut self,
-        id: SessionId,
-        volume: VolumeId,
-        object: u64,
-        chunk: u32,
-        block: u16,
-    ) -> (Op, Operation) {
-        self.stats.count("writes");
-        let value = self.stats.get("writes");
-        let first = self.random.below(2) as u16;
-        let halves = if self.random.chance(60) { 0..2 } else { first..first + 1 };
-        let places: Vec<Place> = halves.clone().map(|half| (object, chunk, block, half)).collect();
-        let write = Write { start: self.now(), end: oracle::End::Open, session: id.0 };
-        for place in &places {
-            self.registers.entry(*place).or_default().writes.insert(value, write);
-        }
-        let data = filled(value, halves.len() * HALF);
-        let offset = u32::from(block) * BLOCK_SIZE as u32 + u32::from(halves.start) * HALF as u32;
-        let at = chunk_id(object, chunk);
-        let hashes =
-            if halves.len() == 2 { vec![block_hash(volume, at, BlockIndex(block), &data)] } else { Vec::new() };
-        let ack = if self.random.chance(12) { AckMode::Disk } else { AckMode::Memory };
-        let operation = Operation::Write {
-            chunk: at,
-            offset_bytes: offset,
-            generation: TruncateGeneration(0),
-            ack,
-            hashes,
-            data: data.into(),
-        };
-        (Op::Write { value, places }, operation)
-    }
-
-    fn choose_flush(&mut self, index: usize) -> (Op, Operation) {
-        let mut covers = Vec::new();
-        for (place, register) in &self.registers {
-            for (value, write) in &register.writes {
-                if let oracle::End::Answered(end) = write.end {
-                    covers.push((*place, *value, end));
-                }
-            }
-        }
-        // Only the newest of each place is worth remembering: older ones follow from it.
-        let mut newest: BTreeMap<Place, (u64, u64, u64)> = BTreeMap::new();
-        for (place, value, end) in covers {
-            let start = self.registers[&place].writes[&value].start;
-            let entry = newest.entry(place).or_insert((start, value, end));
-            *entry = (*entry).max((start, value, end));
-        }
-        let covers = newest.into_iter().map(|(place, (_, value, end))| (place, value, end)).collect();
-        let routes = self.clients.get(index).and_then(|c| c.session.as_ref()).map(|s| s.core.routes());
-        let pgs: Vec<PgId> = routes.map(|routes| routes.pgs().collect()).unwrap_or_default();
-        (Op::Flush { covers }, Operation::Flush { pgs })
-    }
-
-    fn choose_churn(&mut self, volume: VolumeId) -> Operation {
-        let object = 100 + self.random.below(CHURN_OBJECTS);
-        let chunk = chunk_id(object, self.random.below(2) as u32);
-        let offset_bytes = self.random.below(40_000) as u32;
-        let length_bytes = 1 + self.random.below(20_000) as u32;
-        let routes = self.clients.iter().find_map(|c| c.session.as_ref()).map(|s| s.core.routes().pg_of(chunk));
-        let pg = routes.unwrap_or(PgId { volume, index: 0 });
-        let generation = TruncateGeneration(self.generations.get(&(object, pg)).copied().unwrap_or(0));
-        let ack = AckMode::Memory;
-        let kind = match self.random.below(12) {
-            _ if self.cutting.contains(&object) => 10,
-            9 if self.changing.get(&object).is_some_and(|open| *open > 0) => 10,
-            kind => kind,
-        };
-        match kind {
-            0..6 => {
-                let data = Bytes::from(filled(self.random.next_u64(), (length_bytes as usize / 8 + 1) * 8));
-                Operation::Write {
-                    chunk,
-                    offset_bytes,
-                    generation,
-                    ack,
-                    hashes: whole(volume, chunk, offset_bytes, &data),
-                    data,
-                }
-            }
-            6..9 => Operation::Discard { chunk, offset_bytes, length_bytes, generation, ack },
-            9 => {
-                self.stats.count("truncations");
-                // Drawn once and for all; other operations use it only after it was answered.
-                self.next_generation += 1;
-                let generation = TruncateGeneration(self.next_generation);
-                let size_bytes = u64::from(chunk.index.0) * u64::from(CHUNK_BYTES) + u64::from(offset_bytes);
-                Operation::Truncate { pg, object: chunk.object, size_bytes, generation }
-            }
-            10 => Operation::Presence { chunk },
-            _ => Operation::ObjectExtent { pg, object: chunk.object },
-        }
     }
 
     fn operation_done(
@@ -659,8 +530,9 @@ impl World {
                 self.stats.count("reads");
                 self.saw((object, chunk, block), &bytes, start);
             }
-            (Op::Flush { covers }, Ok(Outcome::Flushed(answers))) => {
-                self.flushed(index, thread, now, covers, &answers);
+            (Op::Flush { covers, acknowledged }, Ok(Outcome::Flushed(answers))) => {
+                let told = self.flushed(index, thread, now, covers, &answers);
+                self.flush_told(told, &acknowledged, &answers);
             }
             (Op::Read { .. } | Op::Final { .. }, Err(ErrorKind::Io(why))) => {
                 self.fail(Oracle::Readable, format!("a read failed for good: {why}"));
@@ -669,6 +541,8 @@ impl World {
                 let known = self.generations.entry((object, pg)).or_default();
                 *known = (*known).max(generation);
                 self.cutting.remove(&object);
+                self.look_at_cut(pg, ObjectId(FIRST_OBJECT + object));
+                self.moment(Moment::Truncated, Some(pg), None);
             }
             (Op::Churn { changes: Some(object), .. }, Ok(_)) => {
                 if let Some(open) = self.changing.get_mut(&object) {
@@ -685,6 +559,8 @@ impl World {
         let end = match result {
             Ok(()) => {
                 self.stats.count("writes answered");
+                let pg = places.first().and_then(|place| self.pg_of_place(place));
+                self.moment(Moment::Written, pg, None);
                 oracle::End::Answered(self.now())
             }
             Err(ErrorKind::NoSpace) => {
@@ -714,6 +590,7 @@ impl World {
         }
     }
 
+    /// Whether it covers what it was asked for, and tells of no loss.
     fn flushed(
         &mut self,
         index: usize,
@@ -721,12 +598,13 @@ impl World {
         now: u64,
         covers: Vec<(Place, u64, u64)>,
         answers: &[(PgId, weft_types::LossGeneration)],
-    ) {
-        let Some(client) = self.clients.get_mut(index) else { return };
-        let Some(pg_of) = client.session.as_ref().map(|s| s.core.routes().clone()) else { return };
-        let Some(losses) = client.threads.get_mut(thread).and_then(|t| t.losses.as_mut()) else { return };
+    ) -> bool {
+        let Some(client) = self.clients.get_mut(index) else { return false };
+        let Some(pg_of) = client.session.as_ref().map(|s| s.core.routes().clone()) else { return false };
+        let Some(losses) = client.threads.get_mut(thread).and_then(|t| t.losses.as_mut()) else { return false };
         if losses.flushed(answers).is_err() {
-            return self.stats.count("flushes that told of a loss");
+            self.stats.count("flushes that told of a loss");
+            return false;
         }
         self.stats.count("flushes");
         for (place, value, ended) in covers {
@@ -738,6 +616,25 @@ impl World {
                 register.flushed(now, value);
             }
         }
+        true
+    }
+
+    /// Holds an answered flush against what members have on their disks.
+    fn flush_told(
+        &mut self,
+        told: bool,
+        acknowledged: &BTreeMap<PgId, Acknowledged>,
+        answers: &[(PgId, weft_types::LossGeneration)],
+    ) {
+        if !told {
+            return;
+        }
+        for (pg, _) in answers {
+            if let Some(position) = acknowledged.get(pg) {
+                self.look_at_flush(*pg, *position);
+            }
+        }
+        self.moment(Moment::Flushed, answers.first().map(|(pg, _)| *pg), None);
     }
 
     /// Reads every register, once everything is quiet.
@@ -751,7 +648,7 @@ impl World {
             for chunk in 0..CHUNKS {
                 for block in 0..BLOCKS {
                     let op = Op::Final { object, chunk, block };
-                    self.submit(index, life, id, 0, op, read(object, chunk, block));
+                    self.submit(index, life, id, 0, op, workload::read(object, chunk, block));
                 }
             }
         }
@@ -762,32 +659,4 @@ impl World {
         let volume = self.metadata.map.volumes.first()?;
         Some(weft_types::map::pg_of_chunk(volume.id, volume.pg_count, chunk_id(place.0, place.1)))
     }
-}
-
-fn describe(operation: &Operation) -> String {
-    match operation {
-        Operation::Write { chunk, offset_bytes, generation, data, .. } => {
-            format!("write of {} bytes at {offset_bytes} of {chunk}, {generation:?}", data.len())
-        }
-        other => format!("{other:?}"),
-    }
-}
-
-fn read(object: u64, chunk: u32, block: u16) -> Operation {
-    let offset_bytes = u32::from(block) * BLOCK_SIZE as u32;
-    let chunk = chunk_id(object, chunk);
-    // Registers are never truncated.
-    Operation::Read { chunk, offset_bytes, length_bytes: BLOCK_SIZE as u32, generation: TruncateGeneration(0) }
-}
-
-/// Hashes of the blocks that bytes at an offset cover whole.
-fn whole(volume: VolumeId, chunk: ChunkId, offset: u32, bytes: &[u8]) -> Vec<weft_types::BlockHash> {
-    let end = offset + bytes.len() as u32;
-    let blocks = offset.div_ceil(BLOCK_SIZE as u32)..end / BLOCK_SIZE as u32;
-    blocks
-        .map(|block| {
-            let from = (block * BLOCK_SIZE as u32 - offset) as usize;
-            block_hash(volume, chunk, BlockIndex(block as u16), &bytes[from..from + BLOCK_SIZE])
-        })
-        .collect()
 }

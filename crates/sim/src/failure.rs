@@ -17,6 +17,8 @@ pub enum Oracle {
     Settles,
     /// Level replicas hold the same blocks.
     Replicas,
+    /// What the metadata group says of members is so.
+    Promises,
     /// Nobody acts on a right that another has already.
     Rights,
     /// The program's own assertions.
@@ -34,6 +36,7 @@ impl fmt::Display for Oracle {
             Self::Readable => "readable",
             Self::Settles => "settles",
             Self::Replicas => "replicas equal",
+            Self::Promises => "promises",
             Self::Rights => "rights",
             Self::Panic => "assertion",
             Self::Integrity => "integrity",

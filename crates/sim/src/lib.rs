@@ -14,11 +14,11 @@
 //! | file | subject |
 //! |---|---|
 //! | `world` | time, chance, the trace |
-//! | `plan`, `nemesis` | which faults a seed draws; carrying them out |
+//! | `plan`, `stories`, `nemesis` | which faults a seed draws, and when they strike; carrying them out |
 //! | `metadata` | Raft as a delayed log; committing |
 //! | `node`, `host`, `tasks`, `links`, `sizes` | a node's process, what it stands on, its control side |
-//! | `client` | sessions, the data core, the workload |
-//! | `oracle`, `rights`, `check`, `failure` | what must hold |
+//! | `client` | sessions, the data core, the workload (`client::workload`) |
+//! | `oracle`, `rights`, `promises`, `check`, `failure` | what must hold |
 //! | `bugs` | bugs planted on purpose, which the oracles have to notice |
 //! | `stats` | what was exercised |
 
@@ -34,10 +34,12 @@ mod nemesis;
 mod node;
 pub mod oracle;
 mod plan;
+mod promises;
 mod rights;
 mod shrink;
 mod sizes;
 mod stats;
+mod stories;
 mod tasks;
 mod world;
 
@@ -62,6 +64,8 @@ pub struct Options {
     pub without: BTreeSet<usize>,
     /// No faults at all: a healthy cluster on a good network.
     pub calm: bool,
+    /// Without stories, as seeds were before there were any: seeds that failed once then still mean the same.
+    pub plain: bool,
     /// Kinds of faults that are left out, by name ([`Fault::kind`]).
     pub off: BTreeSet<String>,
     /// Tells what happens on the error output.

@@ -11,7 +11,7 @@ use crate::world::{End, MS, World};
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use weft_proto::replication::Envelope;
+use weft_proto::replication::{Envelope, Message};
 use weft_types::NodeId;
 use weft_types::limits::{CONNECTION_IDLE_TIMEOUT, CONNECTION_KEEP_ALIVE};
 
@@ -147,6 +147,9 @@ impl World {
 
     /// A node sent this over its end of a link.
     pub fn transmit(&mut self, id: u64, envelope: Envelope) {
+        if let Message::Append(append) = &envelope.message {
+            self.look_at_entries(envelope.pg, &append.entries);
+        }
         let Some(end) = self.links.ends.get(&id) else { return };
         let (from, to, other) = (end.node, end.peer, end.other);
         let blocked = self.is_blocked(End::Node(from), End::Node(to));
@@ -180,7 +183,15 @@ impl World {
         }
         self.turn_at(node, life, move |world, turn| {
             world.say(|| format!("node {node} hears from node {from}: {}", short(&envelope)));
+            if matches!(envelope.message, Message::Promised(_)) {
+                world.moment(crate::stories::Moment::Promising, Some(envelope.pg), Some(envelope.from));
+            }
+            let promised = world.promised_past(turn, &envelope);
+            let (pg, disk) = (envelope.pg, envelope.to);
             turn.peer_message(from, envelope);
+            if let Some(before) = promised {
+                world.look_at_promise(turn, pg, disk, &before);
+            }
         });
     }
 

@@ -7,6 +7,7 @@
 
 use crate::failure::Oracle;
 use crate::node::{CLUSTER, Process};
+use crate::stories::Moment;
 use crate::world::{End, MS, US, World};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub struct Metadata {
     proposals: VecDeque<Proposal>,
     committing: bool,
     pub log_length: u64,
+    /// When the present leader was elected.
+    pub led_since: u64,
 }
 
 impl Default for Metadata {
@@ -69,6 +72,7 @@ impl Default for Metadata {
             proposals: VecDeque::new(),
             committing: false,
             log_length: 0,
+            led_since: 0,
         }
     }
 }
@@ -154,6 +158,7 @@ impl World {
         let chosen = able[self.random.below(able.len() as u64) as usize];
         self.metadata.term += 1;
         self.metadata.leader = Some(chosen);
+        self.metadata.led_since = self.now();
         self.metadata.dead_leader = None;
         self.metadata.healthy = self.now();
         self.stats.count("metadata leaders elected");
@@ -304,6 +309,7 @@ impl World {
                 Ok(map) => {
                     self.compare_maps(&map);
                     self.metadata.map = Arc::new(map);
+                    self.look_at_groups(None);
                 }
                 Err(error) => self.fail(Oracle::Integrity, format!("the map cannot be read: {error}")),
             }
@@ -324,6 +330,7 @@ impl World {
             }
             (Command::StrikeSession { session }, CommandReply::Done) => {
                 self.stats.count("sessions struck");
+                self.moment(Moment::Struck, None, None);
                 self.session_struck(*session);
                 self.session_freed(*session);
             }
@@ -333,12 +340,26 @@ impl World {
             }
             (Command::SurrenderLease { .. }, CommandReply::Done) => self.stats.count("leases surrendered"),
             (Command::CompleteMove { .. }, CommandReply::SetChanged { .. }) => self.stats.count("moves complete"),
-            (Command::MovePrimary { .. }, CommandReply::SetChanged { .. }) => self.stats.count("moves begun"),
+            (Command::MovePrimary { pg, to, .. }, CommandReply::SetChanged { .. }) => {
+                self.stats.count("moves begun");
+                self.moment(Moment::Moving, Some(*pg), Some(*to));
+            }
             (Command::ElectLossy { .. }, CommandReply::SetChanged { .. }) => self.stats.count("lossy primaries"),
             (Command::ReplaceMember { .. }, CommandReply::SetChanged { .. }) => self.stats.count("members replaced"),
             (Command::DiskFailed { .. }, CommandReply::Done) => self.stats.count("disks failed"),
             (Command::ReclaimDone { .. }, CommandReply::Done) => self.stats.count("deletions done"),
             (Command::ChangeSet(request), CommandReply::SetChanged { .. }) => {
+                let pg = request.pg;
+                match &request.change {
+                    SetChange::Levelled { .. } => self.moment(Moment::Levelled, Some(pg), None),
+                    SetChange::Caught { disk } => self.moment(Moment::Caught, Some(pg), Some(*disk)),
+                    SetChange::BeginSync { disk } => self.moment(Moment::Resyncing, Some(pg), Some(*disk)),
+                    SetChange::Promote { disk } => {
+                        self.moment(Moment::Promoted, Some(pg), Some(*disk));
+                        self.after(1, "compare", move |world| world.compare_soon(pg, 0));
+                    }
+                    _ => {}
+                }
                 self.stats.count(match &request.change {
                     SetChange::Levelled { .. } => "peerings",
                     SetChange::Caught { .. } => "members caught up",
@@ -364,6 +385,19 @@ impl World {
             if record.loss_generation > before.loss_generation {
                 self.stats.count("loss generations");
                 self.losses.entry(record.pg).or_default().push(now);
+                self.acknowledged.remove(&record.pg);
+            }
+            self.set_shrank(before, record);
+            if record.set_version != before.set_version || record.epoch != before.epoch {
+                self.set_changed(record);
+            }
+            match record.pending_move {
+                Some(_) => {
+                    self.moving.entry(record.pg).or_insert(now);
+                }
+                None => {
+                    self.moving.remove(&record.pg);
+                }
             }
             if record.primary != before.primary {
                 self.primary_changed(before, new);
@@ -380,9 +414,11 @@ impl World {
             for member in &record.members {
                 if lossy(record, member.disk) && !lossy(before, member.disk) {
                     self.stats.count("lossy members");
+                    self.moment(Moment::Flawed, Some(record.pg), Some(member.disk));
                 }
                 if behind(record, member.disk) && !behind(before, member.disk) {
                     self.stats.count("behind members");
+                    self.moment(Moment::Flawed, Some(record.pg), Some(member.disk));
                 }
             }
         }
@@ -436,6 +472,9 @@ impl World {
             return;
         }
         let map = Arc::clone(&self.metadata.map);
+        if self.deaf.contains(&node) {
+            return;
+        }
         let newer = |process: &Process| map.version > process.map.version;
         if self.nodes.get(&node).and_then(|n| n.process.as_ref()).is_some_and(newer) {
             self.publish_map(node, map);

@@ -5,6 +5,7 @@
 //! time, and all at once at the end. Must not know: what the cluster makes of it.
 
 use crate::plan::Fault;
+use crate::stories::Role;
 use crate::world::{End, MS, World};
 use weft_meta::Command;
 use weft_meta::leader::LeaderEvent;
@@ -41,7 +42,7 @@ impl World {
         });
     }
 
-    fn strike(&mut self, fault: Fault) {
+    pub fn strike(&mut self, fault: Fault) {
         self.say(|| format!("fault: {fault:?}"));
         match fault {
             Fault::Crash { node, parent, back_ms } => {
@@ -139,7 +140,36 @@ impl World {
                 });
             }
             Fault::MovePrimary { choice } => self.move_primary(choice),
+            Fault::Split { group, role, clients, heal_ms } => self.split(group, role, clients, heal_ms),
+            Fault::Deafen { node, ms } => {
+                self.stats.count("nodes deafened");
+                self.deaf.insert(NodeId(node));
+                self.after(ms * MS, "hears again", move |world| {
+                    world.deaf.remove(&NodeId(node));
+                });
+            }
+            Fault::Ambush { moment, blows } => self.ambushes.push(crate::stories::Ambush { moment, blows }),
             fault => self.damage(fault),
+        }
+    }
+
+    /// Two sides that do not reach each other. Some clients are on the side of the one node.
+    fn split(&mut self, group: u64, role: Role, clients: u64, heal_ms: u64) {
+        let map = std::sync::Arc::clone(&self.metadata.map);
+        let Some(record) = map.pgs.get((group % map.pgs.len().max(1) as u64) as usize) else { return };
+        let Some(node) = self.in_role(role, record, None) else { return };
+        self.stats.count("splits");
+        let (mut here, mut there) = (vec![End::Node(node)], Vec::new());
+        there.extend(self.nodes.keys().filter(|id| **id != node).map(|id| End::Node(*id)));
+        for client in 0..self.clients.len() {
+            let side = if clients >> client & 1 == 1 { &mut here } else { &mut there };
+            side.push(End::Client(client));
+        }
+        for one in &here {
+            for other in &there {
+                self.block(*one, *other, heal_ms);
+                self.block(*other, *one, heal_ms);
+            }
         }
     }
 
@@ -255,11 +285,13 @@ impl World {
     pub fn heal(&mut self) {
         self.quiet = true;
         self.blocked.clear();
+        self.deaf.clear();
         self.mix.loss_percent = 0;
         self.mix.duplicate_percent = 0;
         self.mix.full_queue_one_in = 0;
         self.mix.slow_message_percent = 0;
         self.mix.late_map_percent = 0;
+        self.mix.late_change_percent = 0;
         let capacity = self.mix.capacity_bytes;
         for node in self.nodes.values_mut() {
             node.slowness = 1;

@@ -326,6 +326,7 @@ impl World {
                 self.put_out(id, life, out);
             }
         }
+        self.look_at_groups(Some(id));
         self.hear_turn(id, life);
         self.arm_timer(id, life);
     }

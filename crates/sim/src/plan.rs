@@ -5,6 +5,7 @@
 //! gives the same plan. Must not know: how faults are carried out.
 
 use crate::Options;
+use crate::stories::{self, Blows, Moment, Role};
 use crate::world::{MS, SECOND};
 use weft_store::fault::Random;
 
@@ -35,6 +36,19 @@ pub struct Mix {
     pub resync_bytes_per_second: u64,
     pub capacity_bytes: u64,
     pub faulty_ns: u64,
+    /// How many operations go to one block, where they get into each other's way.
+    pub hot_percent: u64,
+    /// How many of the changes that are no registers are truncations, besides the usual ones.
+    pub cut_percent: u64,
+    /// Threads of each client that only read: the others may all wait for a write.
+    pub readers: usize,
+    /// Clients that only read.
+    pub reading_clients: usize,
+    /// Threads of each client that only write whole blocks, which needs no read.
+    pub writers: usize,
+    pub segment_bytes: u32,
+    /// Of requests for a change of a set, how many arrive a second time, long after.
+    pub late_change_percent: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -130,6 +144,22 @@ pub enum Fault {
     MovePrimary {
         choice: u64,
     },
+    /// A member of a group and some clients reach each other, and nobody else.
+    Split {
+        group: u64,
+        role: Role,
+        clients: u64,
+        heal_ms: u64,
+    },
+    /// A node heartbeats, and hears of no map.
+    Deafen {
+        node: u64,
+        ms: u64,
+    },
+    Ambush {
+        moment: Moment,
+        blows: Blows,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -158,6 +188,7 @@ impl Mix {
             duplicate_percent: 0,
             late_map_percent: 0,
             full_queue_one_in: 0,
+            late_change_percent: 0,
             ..self
         }
     }
@@ -167,7 +198,7 @@ impl Plan {
     /// The plan of a seed without what the options leave out. Places in it do not depend on the options.
     #[must_use]
     pub fn with(seed: u64, options: &Options) -> Self {
-        let mut plan = Self::of(seed);
+        let mut plan = if options.plain { Self::plain(seed) } else { Self::of(seed) };
         let mut at = 0;
         plan.faults.retain(|(_, fault)| {
             at += 1;
@@ -179,8 +210,20 @@ impl Plan {
         plan
     }
 
+    /// With the stories of the seed, which come last.
     #[must_use]
     pub fn of(seed: u64) -> Self {
+        let mut plan = Self::plain(seed);
+        if let Some((mix, told)) = stories::draw(seed, &plan.mix) {
+            plan.mix = mix;
+            plan.faults.extend(told);
+        }
+        plan
+    }
+
+    /// Without stories: as a seed was before there were any.
+    #[must_use]
+    pub fn plain(seed: u64) -> Self {
         let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x504c_414e);
         let mix = draw_mix(&mut random);
         let faults = draw_faults(&mut random, &mix);
@@ -188,7 +231,7 @@ impl Plan {
     }
 }
 
-fn one_of<T: Copy>(random: &mut Random, all: &[T]) -> T {
+pub fn one_of<T: Copy>(random: &mut Random, all: &[T]) -> T {
     all[random.below(all.len() as u64) as usize]
 }
 
@@ -216,6 +259,13 @@ fn draw_mix(random: &mut Random) -> Mix {
         resync_bytes_per_second: one_of(random, &[256 << 10, 64 << 20]),
         capacity_bytes: 24 << 20,
         faulty_ns: one_of(random, &[6, 10, 16]) * SECOND,
+        hot_percent: 0,
+        cut_percent: 0,
+        readers: 0,
+        reading_clients: 0,
+        writers: 0,
+        segment_bytes: 256 << 10,
+        late_change_percent: 0,
     }
 }
 

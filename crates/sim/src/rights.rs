@@ -4,11 +4,15 @@
 //! nodes' own clocks and leases, which the leader does not. Must not know: how the leader waits.
 
 use crate::failure::Oracle;
-use crate::world::World;
+use crate::world::{SECOND, World};
 use weft_client::core::SessionState;
 use weft_meta::read;
 use weft_types::map::ClusterMap;
 use weft_types::{Incarnation, NodeId, PgRecord, SessionId};
+
+/// A new leader waits for leases that others gave, a node lags for a whole lease, and its own lapses: two seconds each, and as
+/// long again for whatever gets lost.
+const OWED_FOR: u64 = 10 * SECOND;
 
 impl World {
     /// Whether this node answers clients, by its own clock.
@@ -41,8 +45,15 @@ impl World {
     /// What a session had is free if its record is gone: nobody may still act on its behalf.
     pub fn session_freed(&mut self, session: SessionId) {
         match read::facts(&self.metadata.view) {
-            Ok(facts) if facts.sessions.iter().any(|fact| fact.session == session) => return,
-            Ok(_) => {}
+            Ok(facts) if facts.sessions.iter().any(|fact| fact.session == session) => {
+                let now = self.now();
+                self.struck.entry(session).or_insert(now);
+                return;
+            }
+            Ok(_) => {
+                self.struck.remove(&session);
+                self.note_fence(session);
+            }
             Err(error) => return self.fail(Oracle::Integrity, format!("the metadata state cannot be read: {error}")),
         }
         let now = self.now();
@@ -54,6 +65,34 @@ impl World {
         let late = self.nodes.keys().copied().find(|id| self.serves(*id) && !knows(id));
         if let Some(node) = late {
             self.fail(Oracle::Rights, format!("node {node} serves session {session}, whose fence is complete"));
+        }
+    }
+
+    /// What waits for nodes to acknowledge it goes on within a bounded time under one leader: a node that does not keep up
+    /// loses its lease and is waited for no more (design 4.2).
+    pub fn look_at_what_is_owed(&mut self) {
+        if self.metadata.leader.is_none() {
+            return;
+        }
+        let (now, led_since) = (self.now(), self.metadata.led_since);
+        let overdue = |since: u64| now - since.max(led_since) > OWED_FOR;
+        let fence = self.struck.iter().find(|(_, since)| overdue(**since)).map(|(id, _)| format!("fence of {id}"));
+        let moved = self.moving.iter().find(|(_, since)| overdue(**since)).map(|(pg, _)| format!("move of group {pg}"));
+        if let Some(what) = fence.or(moved) {
+            self.fail(Oracle::Settles, format!("the {what} waits for longer than {} s", OWED_FOR / SECOND));
+        }
+    }
+
+    /// Whoever is level leaves the set only when enough level members are left (design 5.3).
+    pub fn set_shrank(&mut self, before: &PgRecord, after: &PgRecord) {
+        let level = |record: &PgRecord| record.members.iter().filter(|member| member.is_level()).count();
+        let left = |member: &&weft_types::Member| after.member(member.disk).is_none_or(|now| !now.is_in_sync());
+        let gone = before.members.iter().filter(|member| member.is_level()).find(left);
+        if let Some(gone) = gone
+            && level(after) < usize::from(after.min_in_sync)
+        {
+            let what = format!("disk {} left the set, and {} level members are left", gone.disk, level(after));
+            self.fail(Oracle::Rights, format!("group {}: {what}", after.pg));
         }
     }
 

@@ -12,9 +12,9 @@ use std::collections::BTreeSet;
 pub fn shrink(seed: u64, options: &Options, max_runs: usize) -> BTreeSet<usize> {
     let mut without = options.without.clone();
     let mut runs = 0;
-    let mut size = Plan::of(seed).faults.len().div_ceil(2).max(1);
+    let faults = if options.plain { Plan::plain(seed) } else { Plan::of(seed) }.faults;
+    let mut size = faults.len().div_ceil(2).max(1);
     loop {
-        let faults = Plan::of(seed).faults;
         let strikes = |at: &usize| !options.calm && !options.off.contains(&faults[*at].1.kind());
         let left: Vec<usize> = (0..faults.len()).filter(|at| !without.contains(at) && strikes(at)).collect();
         let mut progress = false;

@@ -4,8 +4,7 @@ use crate::{Options, Verdict, run};
 
 /// Twice so many seeds run here; `cargo xtask fuzz` runs as many as there is time for.
 const SEEDS: u64 = 150;
-/// Above those.
-const ONCE_FAILED: [u64; 9] = [325, 335, 377, 739, 1230, 1703, 1765, 2186, 2496];
+const ONCE_FAILED: [u64; 10] = [325, 335, 377, 739, 1230, 1703, 1765, 1905, 2186, 2496];
 /// A planted bug has to be seen within so many seeds.
 const SEEDS_FOR_A_BUG: u64 = 12;
 
@@ -58,11 +57,12 @@ fn nothing_that_must_not_happen_happens_under_other_faults() {
     nothing_happens_that_must_not(SEEDS + 1..=2 * SEEDS);
 }
 
-/// Seeds that failed once. What was wrong is in the table of docs/TESTING.md.
+/// Seeds that failed once, before there were stories. What was wrong is in the table of docs/TESTING.md.
 #[test]
 fn seeds_that_failed_once_pass() {
+    let options = Options { plain: true, ..Options::default() };
     for seed in ONCE_FAILED {
-        passes(seed, &Options::default());
+        passes(seed, &options);
     }
 }
 

@@ -90,6 +90,19 @@ pub struct World {
     /// Sessions that somebody asked for, and those that were evicted by hand.
     pub wanted: BTreeSet<SessionId>,
     pub evicted: BTreeSet<SessionId>,
+    /// The furthest that clients may have been told of, by group.
+    pub acknowledged: BTreeMap<PgId, crate::promises::Acknowledged>,
+    /// Copies of requests for a set, held back until the set has changed.
+    pub held_changes: Vec<weft_proto::control::ChangeSetRequest>,
+    /// Stories that wait for their moment.
+    pub ambushes: Vec<crate::stories::Ambush>,
+    /// Where logs ended when the fence of a session was complete.
+    pub fences: BTreeMap<SessionId, BTreeMap<PgId, weft_types::LogPosition>>,
+    /// Since when fences and moves are not complete.
+    pub struck: BTreeMap<SessionId, u64>,
+    pub moving: BTreeMap<PgId, u64>,
+    /// Nodes that hear of no map.
+    pub deaf: BTreeSet<NodeId>,
     /// Nodes whose chunk files were damaged.
     pub hurt: BTreeSet<NodeId>,
     /// The first thing that must not have happened.
@@ -121,6 +134,13 @@ impl World {
             cutting: BTreeSet::new(),
             wanted: BTreeSet::new(),
             evicted: BTreeSet::new(),
+            acknowledged: BTreeMap::new(),
+            held_changes: Vec::new(),
+            ambushes: Vec::new(),
+            fences: BTreeMap::new(),
+            struck: BTreeMap::new(),
+            moving: BTreeMap::new(),
+            deaf: BTreeSet::new(),
             hurt: BTreeSet::new(),
             violation: None,
             quiet: false,

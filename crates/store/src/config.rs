@@ -99,13 +99,15 @@ pub enum Mutant {
     KeepTail,
     /// A small file takes its name before its contents are synced.
     RenameBeforeSync,
+    /// Recovery tells entries apart by their sequence number alone.
+    SequenceAlone,
     /// A ballast that does not fit back right after it was given up is forgotten.
     ForgetBallast,
 }
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::SkipFsync,
         Self::MarkBeforeFsync,
         Self::IgnoreLap,
@@ -121,6 +123,7 @@ impl Mutant {
         Self::TrustNames,
         Self::KeepTail,
         Self::RenameBeforeSync,
+        Self::SequenceAlone,
         Self::ForgetBallast,
     ];
 }

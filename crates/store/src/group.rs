@@ -224,14 +224,13 @@ impl Group {
     /// Shows an entry's blocks in the overlay.
     pub(crate) fn overlay_entry(&mut self, header: &EntryHeader, entry: &EntryRef) {
         let position = header.position;
-        let sequence = position.sequence.0;
         match &header.effect {
             Effect::Nothing => {}
             Effect::Write { chunk, range, hashes, end_bytes, generation } => {
                 let overlay = self.overlay_of(*chunk);
                 for (at, (block, hash)) in range.blocks().zip(hashes).enumerate() {
                     let offset = entry.data_offset() + (at * BLOCK_SIZE) as u32;
-                    overlay.put(block.0, JournalBlock { sequence, hash: *hash, lap: entry.lap, offset });
+                    overlay.put(block.0, JournalBlock { position, hash: *hash, lap: entry.lap, offset });
                 }
                 overlay.summary.write(position, *generation, *end_bytes);
             }
@@ -239,7 +238,7 @@ impl Group {
                 // Nothing to discard of a chunk that does not exist.
                 if self.summary(*chunk).exists {
                     let overlay = self.overlay_of(*chunk);
-                    overlay.clear(sequence, u32::from(range.first.0), range.end());
+                    overlay.clear(position, u32::from(range.first.0), range.end());
                     overlay.summary.discard(position, *generation);
                 }
             }
@@ -249,7 +248,7 @@ impl Group {
                     let end = end_in_chunk(*size_bytes, chunk, self.chunk_size);
                     let blocks = u32::from(self.chunk_size.blocks());
                     let overlay = self.overlay_of(chunk);
-                    overlay.clear(sequence, keep, blocks);
+                    overlay.clear(position, keep, blocks);
                     if keep == 0 {
                         overlay.summary.delete(position);
                     } else {
@@ -273,7 +272,7 @@ impl Group {
     fn overlay_delete(&mut self, chunk: ChunkId, position: LogPosition) {
         let blocks = u32::from(self.chunk_size.blocks());
         let overlay = self.overlay_of(chunk);
-        overlay.clear(position.sequence.0, 0, blocks);
+        overlay.clear(position, 0, blocks);
         overlay.summary.delete(position);
     }
 
@@ -402,17 +401,16 @@ impl Group {
         if entry.kind == EffectKind::Write
             && let Some(overlay) = self.overlay.get_mut(&entry.chunk())
         {
-            overlay.relocate(position.sequence.0, entry.range, entry.lap, entry.data_offset());
+            overlay.relocate(position, entry.range, entry.lap, entry.data_offset());
         }
     }
 
     /// Drops from the overlay what is in chunk files now.
     pub(crate) fn forget_applied_overlay(&mut self) {
-        let applied = self.applied.sequence.0;
-        let position = self.applied;
+        let applied = self.applied;
         self.overlay.retain(|_, overlay| {
             overlay.applied(applied);
-            !overlay.is_empty() || overlay.summary.version > position
+            !overlay.is_empty() || overlay.summary.version > applied
         });
     }
 

@@ -1,7 +1,7 @@
 //! What is journalled and not yet in chunk files, per chunk, newest first.
 //!
 //! Responsible for: answering where a block's newest content is. Guarantees: memory in proportion to the journal (about
-//! 40 bytes a block); uncommitted entries are included. Must not know: files, positions' epochs beyond the version.
+//! 48 bytes a block); uncommitted entries are included. Must not know: files.
 
 use std::collections::BTreeMap;
 use weft_types::{BlockHash, BlockRange, LogPosition, TruncateGeneration};
@@ -9,7 +9,8 @@ use weft_types::{BlockHash, BlockRange, LogPosition, TruncateGeneration};
 /// Where a journalled block lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct JournalBlock {
-    pub sequence: u64,
+    /// Of its entry. A log that was reset goes on at a later epoch and perhaps a smaller sequence number.
+    pub position: LogPosition,
     pub hash: BlockHash,
     pub lap: u32,
     /// Of the block's bytes in the segment.
@@ -19,7 +20,7 @@ pub(crate) struct JournalBlock {
 /// Blocks `from..to` were made absent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Clear {
-    sequence: u64,
+    position: LogPosition,
     from: u32,
     to: u32,
 }
@@ -99,7 +100,7 @@ impl ChunkOverlay {
         self.blocks.insert(block, content);
     }
 
-    pub(crate) fn clear(&mut self, sequence: u64, from: u32, to: u32) {
+    pub(crate) fn clear(&mut self, position: LogPosition, from: u32, to: u32) {
         if from >= to {
             return;
         }
@@ -112,19 +113,19 @@ impl ChunkOverlay {
         }
         // A newer clear that covers an older one replaces it: while the newer is unapplied, its blocks are absent.
         self.clears.retain(|c| !(from <= c.from && c.to <= to));
-        self.clears.push(Clear { sequence, from, to });
+        self.clears.push(Clear { position, from, to });
     }
 
     /// Forgets what a checkpoint has brought to the chunk's file.
-    pub(crate) fn applied(&mut self, sequence: u64) {
-        self.blocks.retain(|_, b| b.sequence > sequence);
-        self.clears.retain(|c| c.sequence > sequence);
+    pub(crate) fn applied(&mut self, to: LogPosition) {
+        self.blocks.retain(|_, b| b.position > to);
+        self.clears.retain(|c| c.position > to);
     }
 
     /// Follows an entry that was copied forward in the journal.
-    pub(crate) fn relocate(&mut self, sequence: u64, range: BlockRange, lap: u32, data_offset: u32) {
+    pub(crate) fn relocate(&mut self, position: LogPosition, range: BlockRange, lap: u32, data_offset: u32) {
         for (at, block) in range.blocks().enumerate() {
-            if let Some(found) = self.blocks.get_mut(&block.0).filter(|f| f.sequence == sequence) {
+            if let Some(found) = self.blocks.get_mut(&block.0).filter(|f| f.position == position) {
                 found.lap = lap;
                 found.offset = data_offset + (at * weft_types::BLOCK_SIZE) as u32;
             }

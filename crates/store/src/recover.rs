@@ -36,8 +36,9 @@ pub struct RecoveryReport {
     pub warning: Option<String>,
 }
 
-/// Entries found in the journal, by sequence number: the entry and its predecessor's position.
-type Seen = BTreeMap<u64, (EntryRef, LogPosition)>;
+/// Entries found in the journal, by position: the entry and its predecessor's position. Not by sequence number alone: a log
+/// that was reset may go on at a smaller one, and what it held before is not applied yet.
+type Seen = BTreeMap<LogPosition, (EntryRef, LogPosition)>;
 
 impl<D: Disk> Store<D> {
     /// Opens a disk.
@@ -298,7 +299,11 @@ impl<D: Disk> Replay<'_, D> {
                 group.append_log(&header);
             }
         }
-        self.seen.entry(pg).or_default().insert(header.position.sequence.0, (entry, header.previous));
+        let mut key = header.position;
+        if self.store.config.has(Mutant::SequenceAlone) {
+            key.epoch = weft_types::Epoch(0);
+        }
+        self.seen.entry(pg).or_default().insert(key, (entry, header.previous));
         Ok(Verdict::Good)
     }
 

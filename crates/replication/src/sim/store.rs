@@ -56,6 +56,9 @@ pub struct ModelStore {
     state: State,
     start: LogPosition,
     removals_forgotten: bool,
+    /// Of entries, since the last one that was called committed; and the most that it was.
+    uncommitted_bytes: usize,
+    pub most_uncommitted_bytes: usize,
     pub credits: u64,
     pub bad: BTreeSet<(ChunkId, u16)>,
 }
@@ -74,6 +77,7 @@ impl ModelStore {
     pub fn append(&mut self, entries: &[Arc<Entry>]) {
         for entry in entries {
             assert_eq!(entry.header.previous, self.state.end, "a log has no gap");
+            self.uncommitted_bytes += entry.data.len();
             self.push(Record::Append(Arc::clone(entry)));
         }
     }
@@ -98,6 +102,10 @@ impl ModelStore {
 
     pub fn set_committed(&mut self, position: LogPosition) {
         assert!(position <= self.state.end, "committed {position} past the end {}", self.state.end);
+        self.most_uncommitted_bytes = self.most_uncommitted_bytes.max(self.uncommitted_bytes);
+        if position == self.state.end {
+            self.uncommitted_bytes = 0;
+        }
         self.push(Record::Committed(position));
     }
 

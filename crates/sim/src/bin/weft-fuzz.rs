@@ -27,6 +27,9 @@ struct Arguments {
     /// No faults: healthy clusters.
     #[arg(long)]
     calm: bool,
+    /// No stories: seeds as they were before there were any.
+    #[arg(long)]
+    plain: bool,
     /// Kinds of faults to leave out, by name: `FailSync,FlipBit`.
     #[arg(long, value_delimiter = ',')]
     off: Vec<String>,
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
     let options = Options {
         without: arguments.without.iter().copied().collect(),
         calm: arguments.calm,
+        plain: arguments.plain,
         off: arguments.off.iter().cloned().collect(),
         pretend_to_sync: arguments.pretend_to_sync,
         verbose: arguments.verbose,
@@ -172,7 +176,8 @@ fn tell(verdict: &Verdict, options: &Options, no_shrink: bool) {
     }
     let fewer = shrink(seed, options, 60);
     println!("shrunk: cargo xtask fuzz --seed {seed}{} --verbose", replay(options, &fewer));
-    for (at, (when, fault)) in Plan::of(seed).faults.iter().enumerate().filter(|(at, _)| !fewer.contains(at)) {
+    let plan = if options.plain { Plan::plain(seed) } else { Plan::of(seed) };
+    for (at, (when, fault)) in plan.faults.iter().enumerate().filter(|(at, _)| !fewer.contains(at)) {
         println!("  {at}: at {:.3} s {fault:?}", *when as f64 / 1e9);
     }
 }
@@ -182,6 +187,9 @@ fn replay(options: &Options, without: &BTreeSet<usize>) -> String {
     let mut text = String::new();
     if options.calm {
         text.push_str(" --calm");
+    }
+    if options.plain {
+        text.push_str(" --plain");
     }
     #[cfg(feature = "mutants")]
     if let Some(bug) = options.bug {
@@ -239,7 +247,8 @@ mod hunts {
                 Some(found) => {
                     caught += 1;
                     let oracle = found.failure.oracle.to_string();
-                    println!("{:<40} {oracle:<16} {:>6} {seconds:>8.1}", bug.name(), found.seed);
+                    let plain = if found.plain { "  --plain" } else { "" };
+                    println!("{:<40} {oracle:<16} {:>6} {seconds:>8.1}{plain}", bug.name(), found.seed);
                 }
                 None => {
                     let by = match expected {

@@ -14,9 +14,10 @@ use weft_meta::leader::{LeaderAction, LeaderEvent, Reclaimed, Ticket};
 use weft_meta::records::{ReclaimItem, ReclaimWhat};
 use weft_meta::{Command, CommandReply, namespace, read};
 use weft_node::bridge::{ReclaimTo, ToControl, ToData};
-use weft_proto::control::{ControlReply, ControlRequest, NodeHeartbeat, RegisterNode};
+use weft_proto::control::{ControlReply, ControlRequest, NodeHeartbeat, RegisterNode, SetChange};
 use weft_types::limits::{HEARTBEAT_INTERVAL, NODE_LEASE};
 use weft_types::map::ClusterMap;
+use weft_types::map::{MemberState, PgRecord};
 use weft_types::{ErrorKind, Incarnation, MapVersion, NodeId, StartId};
 
 impl World {
@@ -410,6 +411,7 @@ impl World {
             let incarnation = process.incarnation;
             match message {
                 ToControl::ChangeSet(request) => {
+                    self.copy_comes_late(&request);
                     let until = self.now() + 5_000 * MS;
                     self.node_asks(id, life, ControlRequest::ChangeSet(request), until, Box::new(|_, _| {}));
                 }
@@ -433,12 +435,63 @@ impl World {
         }
     }
 
+    /// A copy of a request that some queue held back, for long enough that all may have changed.
+    fn copy_comes_late(&mut self, request: &weft_proto::control::ChangeSetRequest) {
+        let percent = self.mix.late_change_percent;
+        if percent == 0 || !self.random.chance(percent) {
+            return;
+        }
+        self.stats.count("requests for a set that come late");
+        self.held_changes.push(request.clone());
+    }
+
+    /// A set has changed: copies of requests for it arrive where they would do harm, or wait for another change.
+    pub fn set_changed(&mut self, record: &PgRecord) {
+        for request in std::mem::take(&mut self.held_changes) {
+            let older = request.set_version < record.set_version || request.epoch < record.epoch;
+            let member = |disk| record.member(disk).map(|member| member.state);
+            let arrives = match &request.change {
+                SetChange::Promote { disk } => member(*disk) == Some(MemberState::Syncing),
+                SetChange::Levelled { .. } => record.levelled_epoch < record.epoch,
+                SetChange::Caught { disk } => matches!(
+                    member(*disk),
+                    Some(MemberState::InSync { lossy, behind }) if lossy || behind
+                ),
+                _ => self.random.chance(40),
+            };
+            if request.pg != record.pg || !older || !arrives {
+                self.held_changes.push(request);
+                continue;
+            }
+            let delay = self.random.below(10 * MS);
+            self.after(delay, "late copy", move |world| {
+                if let Some(leader) = world.metadata.leader {
+                    world.control_request(leader, ControlRequest::ChangeSet(request), Box::new(|_, _| {}));
+                }
+            });
+        }
+    }
+
+    /// A primary begins to copy: `group P on disk D: resync of T began ...`.
+    fn copying(&mut self, text: &str) {
+        let map = Arc::clone(&self.metadata.map);
+        let of = |record: &&weft_types::PgRecord| text.starts_with(&format!("group {} ", record.pg));
+        let Some(record) = map.pgs.iter().find(of) else { return };
+        let target = |member: &&weft_types::Member| text.contains(&format!("resync of {} ", member.disk));
+        let target = record.members.iter().find(target).map(|member| member.disk);
+        self.moment(crate::stories::Moment::Copying, Some(record.pg), target);
+    }
+
     fn heard_event(&mut self, id: NodeId, text: &str) {
         self.say(|| format!("node {id} tells: {text}"));
+        if text.contains("chunks to compare") {
+            self.copying(text);
+        }
         for (part, name) in [
             ("was repaired", "blocks repaired by the scrub"),
             ("was not repaired", "blocks that could not be repaired"),
             ("repaired", "blocks repaired"),
+            ("chunks to compare", "resyncs that compare chunks"),
             ("given up until the node restarts", "replicas given up until a restart"),
         ] {
             if text.contains(part) {

@@ -298,6 +298,49 @@ fn a_log_that_was_reset_goes_on_at_its_new_position_after_a_crash() {
     assert!(matches!(error, StoreError::Trimmed { .. }));
 }
 
+/// What a log held before it was reset is not applied yet, and its sequence numbers come again.
+#[test]
+fn what_a_log_held_before_it_was_reset_survives_a_crash() {
+    assert!(reset_to_a_smaller_sequence(None));
+    assert!(!reset_to_a_smaller_sequence(Some(Mutant::SequenceAlone)));
+}
+
+fn reset_to_a_smaller_sequence(mutant: Option<Mutant>) -> bool {
+    let disk = disk();
+    let config = StoreConfig { mutant, ..StoreConfig::small() };
+    let mut store = fresh(&disk, &config);
+    for (sequence, tag) in [(0, 10), (1, 20), (2, 30)] {
+        let end = if sequence == 0 { LogPosition::ZERO } else { at(1, sequence) };
+        store.append(pg(0), &[write(end, 1, chunk(1, K), 0, 1, tag)]).unwrap();
+    }
+    store.reset_log(pg(0), at(2, 1), vec![at(1, 1), at(2, 1)]).unwrap();
+    for sequence in 1..3 {
+        store.append(pg(0), &[write(at(2, sequence), 2, chunk(1, K), 5, 1, 40)]).unwrap();
+    }
+    store.sync_now().unwrap();
+    assert_eq!(first_block(&store), block_bytes(30));
+    drop(store);
+    disk.power_cycle(PowerLoss::LoseAll);
+    first_block(&reopen(&disk, &config)) == block_bytes(30)
+}
+
+#[test]
+fn a_checkpoint_of_what_a_log_held_before_it_was_reset_hides_nothing_that_came_after() {
+    let (disk, config) = (disk(), StoreConfig::small());
+    let mut store = fresh(&disk, &config);
+    for (sequence, tag) in [(0, 10), (1, 20), (2, 30)] {
+        let end = if sequence == 0 { LogPosition::ZERO } else { at(1, sequence) };
+        store.append(pg(0), &[write(end, 1, chunk(1, K), 0, 1, tag)]).unwrap();
+    }
+    store.set_committed(pg(0), at(1, 3)).unwrap();
+    store.sync_now().unwrap();
+    let job = store.begin_checkpoint().unwrap().unwrap();
+    store.reset_log(pg(0), at(2, 1), vec![at(1, 1), at(2, 1)]).unwrap();
+    store.append(pg(0), &[write(at(2, 1), 2, chunk(1, K), 0, 1, 40)]).unwrap();
+    store.finish_checkpoint(job.run()).unwrap();
+    assert_eq!(first_block(&store), block_bytes(40));
+}
+
 #[test]
 fn one_group_that_cannot_commit_does_not_stop_the_others() {
     let disk = disk();

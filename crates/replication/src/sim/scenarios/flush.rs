@@ -73,3 +73,27 @@ fn flush_old_watermark() {
     assert_eq!(insist(&mut world, &flush_of(S)), Ok(Reply::Flushed(LossGeneration(1))));
     heal_and_converge(&mut world).unwrap();
 }
+
+/// As long as a member of the set has nothing of a new epoch, nothing is acknowledged in it. What earlier ones acknowledged,
+/// in memory alone, is owed all the same.
+#[test]
+fn a_flush_covers_what_earlier_epochs_acknowledged() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            // B promises and is not levelled. It is in the set, and has synced nothing that it tells of.
+            world.lose = Some(Box::new(|e| e.to == disk(B) && !matches!(e.message, Message::Prepare { .. })));
+            world.meta.begin_move(disk(C));
+            world.broadcast_map();
+            let behind = |w: &World| matches!(state(w, B), MemberState::InSync { behind: true, .. });
+            holds("B is behind", world.run_until(6000, behind))?;
+            world.run_ms(10);
+            let flushed = ask(&mut world, flush_of(S), 300);
+            holds("the flush waits for B", flushed.is_none() && in_sync(&world, B))?;
+            world.lose = None;
+            insist(&mut world, &flush_of(S)).map(drop)
+        },
+        &[Mutant::FlushOfThisEpoch],
+    );
+}

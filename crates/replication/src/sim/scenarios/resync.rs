@@ -1,6 +1,7 @@
 //! design 5.7: a replica that returns.
 
 use super::*;
+use crate::sim::CHUNK_BLOCKS;
 
 /// A and B serve; C is syncing and is not let in.
 fn c_outside(mutant: Option<Mutant>) -> World {
@@ -184,4 +185,43 @@ fn resync_deadlock() {
     }
     assert!(answered > 90, "reads go on: {answered}");
     assert!(world.run_until(20_000, |w| in_sync(w, C)), "copies go on");
+}
+
+/// Otherwise a member with a small journal could never catch up: a checkpoint frees only what is committed.
+#[test]
+fn a_long_message_is_taken_in_parts_each_with_what_of_it_is_committed() {
+    let mut world = serving(3, 3, None);
+    world.crash(C);
+    assert!(world.run_until(6000, |w| !in_sync(w, C)));
+    let length = usize::from(CHUNK_BLOCKS) * BLOCK_SIZE;
+    for operation in 1..=40 {
+        insist(&mut world, &write_bytes(S, operation, operation, (0, 0), length, operation)).unwrap();
+    }
+    world.start(C, true);
+    heal_and_converge(&mut world).unwrap();
+    let most = world.nodes[&C].store.most_uncommitted_bytes;
+    // A message of the model's journal has seven entries.
+    assert!(most <= 5 * length, "{most} bytes had to fit the journal at once");
+}
+
+/// A copy is in the stream only: the journal holds nothing in its place.
+#[test]
+fn a_copy_that_its_target_has_no_room_for_is_made_again() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            stale_c(&mut world, 4)?;
+            world.read_us = 100_000;
+            world.start(C, true);
+            let began = |w: &World| w.reports.iter().any(|(_, r)| matches!(r, Report::ResyncBegan { .. }));
+            holds("resync begins", world.run_until(5000, began))?;
+            // While the blocks are read, the target tells that it is full.
+            world.nodes.get_mut(&C).unwrap().store.credits = 0;
+            let _ = world.request(write_of(S, 1000, 0, (9, 0), 3));
+            world.run_ms(300);
+            world.nodes.get_mut(&C).unwrap().store.credits = u64::MAX;
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::CopyFromJournal],
+    );
 }
