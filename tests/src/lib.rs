@@ -11,6 +11,7 @@ pub mod guest;
 pub mod host;
 pub mod isolation;
 pub mod locker;
+pub mod postgres;
 pub mod program;
 pub mod random;
 pub mod refusal;

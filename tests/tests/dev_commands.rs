@@ -42,6 +42,12 @@ fn every_subcommand_does_what_it_says_and_refuses_what_it_cannot() {
     assert_eq!(cluster.json(&["dev", "status"])["nodes"][1]["running"], false);
     let _ = cluster.ok(&["dev", "start", "2"]);
     assert_eq!(cluster.json(&["dev", "status"])["nodes"][1]["running"], true);
+    // Whoever made the cluster was told of its first node only, and has seen the others since.
+    let _ = cluster.ok(&["dev", "kill", "1"]);
+    wait_until("administration without the first node", Duration::from_secs(30), || {
+        cluster.json(&["dev", "status"])["cluster"]["answers"] == true
+    });
+    let _ = cluster.ok(&["dev", "start", "1"]);
     let other = cluster.files().join("mnt2");
     let _ = cluster.ok(&["dev", "mount", other.to_str().unwrap()]);
     assert!(is_mounted(&other));

@@ -13,6 +13,7 @@ mod packages;
 mod posix_suite;
 mod test;
 mod test_output;
+mod workloads;
 
 use clap::{Parser, Subcommand};
 use command::{cargo, run};
@@ -38,6 +39,8 @@ enum Task {
     ComposeTest(compose::ComposeArguments),
     /// Random operations on a file against a model, through one mount or several
     Fsx(fsx::FsxArguments),
+    /// PostgreSQL and a real project on a mount, with everything killed in between; minutes
+    Workloads(workloads::WorkloadArguments),
     /// Give every decoder wrong bytes
     FuzzDecoders(attack::DecoderArguments),
     /// Formatting, lints, tests: what CI runs; changes nothing
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run_bench(&arguments),
         Task::ComposeTest(arguments) => compose::run_compose_test(&arguments),
         Task::Fsx(arguments) => fsx::run_fsx(&arguments),
+        Task::Workloads(arguments) => workloads::run_workloads(&arguments),
         Task::FuzzDecoders(arguments) => attack::fuzz_decoders(&arguments),
         Task::Ci => ci(),
         Task::Fix => fix(),

@@ -1,6 +1,8 @@
 //! Debian packages that the tests and the bench need. Installed when missing and we are root; named otherwise.
 
 use crate::command::{capture, is_installed};
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A program that must be there, and the package that brings it.
@@ -36,6 +38,17 @@ const FOR_TESTS: &[Tool] = &[
     tool("rsync", "rsync"),
 ];
 
+const FOR_WORKLOADS: &[Tool] = &[
+    tool("initdb", "postgresql"),
+    tool("pgbench", "postgresql"),
+    tool("pg_amcheck", "postgresql"),
+    tool("pg_dump", "postgresql-client"),
+    tool("make", "make"),
+    tool("gcc", "gcc"),
+    tool("xz", "xz-utils"),
+    tool("bzip2", "bzip2"),
+];
+
 const FOR_BENCH: &[Tool] = &[tool("fio", "fio"), tool("fusermount3", "fuse3"), tool("getfattr", "attr")];
 
 const FOR_PEER: &[Tool] =
@@ -44,6 +57,19 @@ const FOR_PEER: &[Tool] =
 /// What `cargo xtask test` needs.
 pub fn ensure_for_tests() -> Result<(), String> {
     ensure(FOR_TESTS)
+}
+
+/// What `cargo xtask workloads` needs beyond that.
+pub fn ensure_for_workloads() -> Result<(), String> {
+    ensure(FOR_WORKLOADS)
+}
+
+/// Where Debian keeps the programs of PostgreSQL, which are not on the path; those of the newest that is installed.
+pub fn postgres_programs() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?.flatten().map(|entry| entry.path());
+    let number = |path: &PathBuf| path.file_name()?.to_str()?.parse::<u32>().ok();
+    let newest = versions.filter_map(|path| Some((number(&path)?, path))).max()?;
+    Some(newest.1.join("bin"))
 }
 
 /// What `cargo xtask bench` needs, with the peer if there is to be one.
@@ -74,10 +100,14 @@ fn ensure(tools: &[Tool]) -> Result<(), String> {
 }
 
 fn missing(tools: &[Tool]) -> Vec<&'static str> {
-    let mut packages: Vec<_> = tools.iter().filter(|t| !is_installed(t.program)).map(|t| t.package).collect();
+    let mut packages: Vec<_> = tools.iter().filter(|t| !is_there(t.program)).map(|t| t.package).collect();
     packages.sort_unstable();
     packages.dedup();
     packages
+}
+
+fn is_there(program: &str) -> bool {
+    is_installed(program) || postgres_programs().is_some_and(|programs| programs.join(program).is_file())
 }
 
 /// How apt is called.
@@ -145,7 +175,6 @@ pub fn is_root() -> Result<bool, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::path::Path;
 
     /// What the release offers.

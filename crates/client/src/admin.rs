@@ -6,7 +6,9 @@ use crate::options::ConnectOptions;
 use crate::shell::control::Control;
 use crate::shell::network::Network;
 use crate::shell::quic::QuicNetwork;
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 use weft_proto::admin::{AdminReply, AdminRequest};
@@ -25,6 +27,8 @@ pub struct AdminClient {
     network: Rc<dyn Network>,
     addresses: Vec<SocketAddr>,
     patience: Duration,
+    /// Where it lies and what it says; none for a network of a test.
+    identity: Option<(PathBuf, RefCell<Identity>)>,
 }
 
 impl AdminClient {
@@ -35,14 +39,16 @@ impl AdminClient {
     pub async fn connect(options: &ConnectOptions) -> Result<Self, ConnectError> {
         let identity = Identity::load(&options.identity)?;
         let network = QuicNetwork::bind(&identity, options)?;
-        Ok(Self::over(network, identity.control_addresses, options.fail_after))
+        let mut client = Self::over(network, identity.control_addresses.clone(), options.fail_after);
+        client.identity = Some((options.identity.clone(), RefCell::new(identity)));
+        Ok(client)
     }
 
     #[must_use]
     pub fn over(network: Rc<dyn Network>, addresses: Vec<SocketAddr>, fail_after: Option<Duration>) -> Self {
         let patience = fail_after.unwrap_or(PATIENCE);
         let control = Control::new(Rc::clone(&network), addresses.clone(), Some(patience));
-        Self { control, network, addresses, patience }
+        Self { control, network, addresses, patience, identity: None }
     }
 
     /// Asks the metadata leader.
@@ -51,7 +57,24 @@ impl AdminClient {
     /// `TimedOut` when no leader answers, and what it refuses with (`AdminReply::Failed` becomes an error).
     pub async fn request(&self, request: AdminRequest) -> Result<AdminReply, ErrorKind> {
         let request = ControlRequest::Admin(request);
-        admin_reply(self.control.call(Some(self.patience), || request.clone()).await?)
+        let reply = admin_reply(self.control.call(Some(self.patience), || request.clone()).await?)?;
+        if let AdminReply::Cluster(status) = &reply {
+            self.learned(&status.map);
+        }
+        Ok(reply)
+    }
+
+    /// The addresses of a map replace those of the identity, for this run and for the next.
+    fn learned(&self, map: &ClusterMap) {
+        let present = map.nodes.iter().filter(|n| n.state != NodeState::Removed);
+        let addresses: Vec<SocketAddr> = present.map(|n| n.control_address).collect();
+        if let Some((directory, identity)) = &self.identity
+            && let Err(error) = identity.borrow_mut().note_addresses(directory, &addresses)
+        {
+            // An identity that lies where we may not write is still good.
+            tracing::debug!(%error, "the addresses of the cluster's nodes were not saved");
+        }
+        self.control.learned(addresses);
     }
 
     /// Any control request to the leader; what tools need besides administration.
@@ -113,17 +136,13 @@ impl AdminClient {
         Ok(answers)
     }
 
-    /// The current map; the addresses in it replace those of the identity.
+    /// The current map.
     ///
     /// # Errors
     /// When no leader answers.
     pub async fn map(&self) -> Result<ClusterMap, ErrorKind> {
         match self.request(AdminRequest::ClusterStatus).await? {
-            AdminReply::Cluster(status) => {
-                let present = status.map.nodes.iter().filter(|n| n.state != NodeState::Removed);
-                self.control.learned(present.map(|n| n.control_address).collect());
-                Ok(status.map)
-            }
+            AdminReply::Cluster(status) => Ok(status.map),
             other => Err(ErrorKind::Io(format!("unexpected answer to a status request: {other:?}"))),
         }
     }

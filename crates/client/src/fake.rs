@@ -17,7 +17,7 @@ use weft_meta::locks::{self, LockWaitState};
 use weft_meta::{Command, CommandReply, MemoryView, Stamped, apply, namespace, read};
 use weft_proto::admin::{AdminReply, AdminRequest, ClusterStatus, LockSummary};
 use weft_proto::control::{ControlReply, ControlRequest, RegisterDisk, RegisterNode, ToldSize};
-use weft_proto::data::{DataReply, DataRequest};
+use weft_proto::data::{Contents, DataReply, DataRequest};
 use weft_proto::namespace::{NamespaceReply, Notice, Query, SizeKnowledge};
 use weft_types::checksum::block_hash;
 use weft_types::error::NotServing;
@@ -79,6 +79,7 @@ pub struct Counts {
     pub writes_applied: u64,
     pub duplicates: u64,
     pub reads: u64,
+    pub copies: u64,
     pub flush_requests: u64,
     pub synced_writes: u64,
     pub queries: u64,
@@ -404,11 +405,23 @@ impl State {
             DataRequest::Read(read) => {
                 lead(read.pg)?;
                 live(read.session)?;
-                if let Some(generation) = read.generation {
+                if let Contents::Of(generation) = read.contents {
                     self.check_generation(read.chunk.object, generation)?;
                 }
                 self.counts.reads += 1;
                 Ok((DataReply::Read, self.get(read.chunk, read.offset_bytes, read.length_bytes)))
+            }
+            DataRequest::Copy(copy) => {
+                lead(copy.pg)?;
+                live(copy.origin.session)?;
+                if self.begin(copy.pg, copy.origin)? {
+                    self.check_generation(copy.chunk.object, copy.generation)?;
+                    let bytes = self.get(copy.source.chunk, copy.source.offset_bytes, copy.length_bytes);
+                    self.put(copy.chunk, copy.offset_bytes, &bytes);
+                    self.end(copy.pg, copy.origin);
+                }
+                self.counts.copies += 1;
+                Ok((DataReply::Written, empty))
             }
             DataRequest::Discard(discard) => {
                 lead(discard.pg)?;

@@ -244,7 +244,7 @@ impl OpenFile {
     }
 
     /// The size cap, if bytes up to `end` make the file longer.
-    async fn permission_to_reach(&self, end: u64) -> Result<Option<Extending>, ErrorKind> {
+    pub(crate) async fn permission_to_reach(&self, end: u64) -> Result<Option<Extending>, ErrorKind> {
         if end <= self.file.size_bytes() {
             return Ok(None);
         }
@@ -413,7 +413,7 @@ impl OpenFile {
         self.client.change_attributes(self.file.inode, change).await.map(drop)
     }
 
-    fn ack(&self, durability: Durability) -> AckMode {
+    pub(crate) fn ack(&self, durability: Durability) -> AckMode {
         match durability {
             Durability::Volume => self.client.record.ack,
             Durability::Disk => AckMode::Disk,
@@ -450,7 +450,7 @@ impl Drop for OpenFile {
     }
 }
 
-fn end_of(offset: u64, length: u64) -> Result<u64, ErrorKind> {
+pub(crate) fn end_of(offset: u64, length: u64) -> Result<u64, ErrorKind> {
     offset.checked_add(length).filter(|end| *end <= MAX_FILE_BYTES).ok_or(ErrorKind::FileTooLarge)
 }
 

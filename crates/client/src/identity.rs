@@ -77,20 +77,62 @@ impl Identity {
         self.credentials
             .save(&path)
             .map_err(|error| IdentityError::Malformed { path: path.clone(), why: error.to_string() })?;
+        self.save_addresses(directory)
+    }
+
+    fn save_addresses(&self, directory: &Path) -> Result<(), IdentityError> {
         let path = directory.join(CLUSTER_FILE);
         let file = ClusterFile { cluster: self.cluster.to_string(), control_addresses: self.control_addresses.clone() };
         let text = serde_json::to_vec_pretty(&file)
             .map_err(|error| IdentityError::Malformed { path: path.clone(), why: error.to_string() })?;
-        write_durably(directory, &path, &text).map_err(failed(&path))
+        write_durably(directory, &path, &text).map_err(|source| IdentityError::Write { path, source })
+    }
+
+    /// Takes note of where the cluster's nodes are now, in the directory as well. Whoever made the cluster was told of its
+    /// first node only, and nodes come and go.
+    ///
+    /// # Errors
+    /// When the file cannot be written; the identity is as good as before then.
+    pub fn note_addresses(&mut self, directory: &Path, now: &[SocketAddr]) -> Result<(), IdentityError> {
+        if now.is_empty() || now == self.control_addresses {
+            return Ok(());
+        }
+        now.clone_into(&mut self.control_addresses);
+        self.save_addresses(directory)
     }
 }
 
-/// New file, synced, renamed over the old one, directory synced.
+/// New file, synced, renamed over the old one, directory synced. Several commands may do that at once.
 fn write_durably(directory: &Path, path: &Path, text: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
+    let temporary = path.with_extension(format!("new-{}", std::process::id()));
     let mut file = fs::File::create(&temporary)?;
     file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     fs::File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_transport::identity::PeerName;
+    use weft_transport::{Authority, PeerIdentity};
+
+    #[test]
+    fn nodes_that_came_later_are_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let cluster = ClusterId(3);
+        let who = PeerIdentity::client(cluster, PeerName::new("a").unwrap());
+        let credentials = Authority::create(cluster).unwrap().issue(&who).unwrap();
+        let address = |n: u16| SocketAddr::from(([127, 0, 0, 1], n));
+        let mut identity = Identity { cluster, control_addresses: vec![address(1)], credentials };
+        identity.save(directory.path()).unwrap();
+        let now = [address(2), address(3)];
+        identity.note_addresses(directory.path(), &now).unwrap();
+        // A map that names nobody is no news.
+        identity.note_addresses(directory.path(), &[]).unwrap();
+        assert_eq!(Identity::load(directory.path()).unwrap().control_addresses, now);
+        let files = fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(files, IDENTITY_FILES.len(), "something was left behind");
+    }
 }

@@ -39,6 +39,8 @@ pub enum DataRequest {
         map_version: MapVersion,
         chunk: ChunkId,
     },
+    /// Write what another chunk holds. Sent to the primary of the target, which reads the source for itself.
+    Copy(CopyRequest),
 }
 
 impl DataRequest {
@@ -50,6 +52,7 @@ impl DataRequest {
         match self {
             Self::Write(r) => of(&r.origin),
             Self::Discard(r) => of(&r.origin),
+            Self::Copy(r) => of(&r.origin),
             Self::Truncate(r) => r.origin.as_ref().map(of).unwrap_or_default(),
             Self::DeleteObject { origin, .. } => origin.as_ref().map(of).unwrap_or_default(),
             Self::Read(r) => (r.session, OperationId(0)),
@@ -70,6 +73,7 @@ impl DataRequest {
             Self::Flush(_) => "flush",
             Self::ObjectExtent { .. } => "extent",
             Self::Presence { .. } => "presence",
+            Self::Copy(_) => "copy",
         }
     }
 }
@@ -96,8 +100,52 @@ pub struct ReadRequest {
     pub chunk: ChunkId,
     pub offset_bytes: u32,
     pub length_bytes: u32,
-    /// Of the contents that the reader knows; `None` for a node, which reads whatever is there.
-    pub generation: Option<TruncateGeneration>,
+    pub contents: Contents,
+}
+
+/// Which contents of an object a reader wants, by their truncate generation.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum Contents {
+    /// Whatever is there: for a node that repairs.
+    Any,
+    /// Those that the reader knows: it is told when they were cut since.
+    Of(TruncateGeneration),
+    /// Those that the reader knows or any later ones: what was cut off since is absent.
+    OfAtLeast(TruncateGeneration),
+}
+
+impl Contents {
+    /// The generation that has to have arrived before anything is read.
+    #[must_use]
+    pub const fn generation(self) -> Option<TruncateGeneration> {
+        match self {
+            Self::Any => None,
+            Self::Of(generation) | Self::OfAtLeast(generation) => Some(generation),
+        }
+    }
+}
+
+/// Up to `MAX_IO_BYTES` of another chunk of the volume, to be written here. Within one chunk on either side.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct CopyRequest {
+    pub pg: PgId,
+    pub map_version: MapVersion,
+    pub origin: Origin,
+    pub chunk: ChunkId,
+    pub offset_bytes: u32,
+    pub length_bytes: u32,
+    pub generation: TruncateGeneration,
+    pub ack: AckMode,
+    pub source: CopySource,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct CopySource {
+    pub pg: PgId,
+    pub chunk: ChunkId,
+    pub offset_bytes: u32,
+    /// That the client knows. What was cut off since is copied as zeros.
+    pub generation: TruncateGeneration,
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]

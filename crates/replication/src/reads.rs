@@ -10,7 +10,7 @@ use crate::primary::{Primary, ReadPurpose};
 use crate::repair::Then;
 use crate::requests::{Gate, reply_error};
 use crate::tuning::{MAX_READ_ATTEMPTS, REQUEST_PATIENCE};
-use weft_proto::data::ReadRequest;
+use weft_proto::data::{Contents, ReadRequest};
 use weft_types::error::NotServing;
 use weft_types::limits::MAX_IO_BYTES;
 use weft_types::{
@@ -62,13 +62,13 @@ impl Primary {
             Gate::Go => {}
         }
         if let ReadKind::Bytes(read) = &kind
-            && let Some(wanted) = read.generation
+            && let Some(wanted) = read.contents.generation()
             && !cx.core.planted(Mutant::ReadAnyGeneration)
         {
             match self.object_generation(cx, read.chunk.object) {
                 // The cut that the reader knows of has to happen here first: what it cuts off is not read any more.
                 Some(current) if current < wanted => return false,
-                Some(current) if current > wanted => {
+                Some(current) if current > wanted && read.contents == Contents::Of(wanted) => {
                     reply_error(cx, token, DataError::StaleGeneration { current });
                     return true;
                 }

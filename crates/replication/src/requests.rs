@@ -382,7 +382,9 @@ pub(crate) fn generation(request: &ClientRequest) -> Option<(ObjectId, TruncateG
         ClientRequest::Write { request, .. } => Some((request.chunk.object, request.generation)),
         ClientRequest::Discard(request) => Some((request.chunk.object, request.generation)),
         ClientRequest::Truncate(request) => Some((request.object, request.generation)),
-        ClientRequest::Read(request) => request.generation.map(|generation| (request.chunk.object, generation)),
+        ClientRequest::Read(request) => {
+            request.contents.generation().map(|generation| (request.chunk.object, generation))
+        }
         _ => None,
     }
 }

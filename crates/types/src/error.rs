@@ -113,4 +113,6 @@ pub enum NotServing {
     Truncating,
     #[error("the node is stopping")]
     Stopping,
+    #[error("nobody serves the source of the copy now")]
+    NoSource,
 }

@@ -121,6 +121,8 @@ pub const MAX_EARLY_NOTICES: usize = 4096;
 pub const MAX_QUEUED_INVALIDATIONS: usize = 1024;
 /// Copied by one copy_file_range: the kernel holds the inode meanwhile, and asks again for the rest.
 pub const MAX_COPY_BYTES_PER_REQUEST: u64 = 16 << 20;
+/// Pieces of one copy_file_range that are under way at a time: more would only stand in the queue of one node.
+pub const COPIES_AT_A_TIME: usize = 8;
 /// Debts (recalls, unacknowledged truncations) that the metadata leader watches at a time.
 pub const MAX_DEBTS_LISTED: usize = 4096;
 /// Questions for a size that wait at the metadata leader for one file.
@@ -176,6 +178,10 @@ pub const MAX_QUEUED_READS: usize = 1024;
 pub const READ_THREADS: usize = 4;
 /// Events and disk failures that wait for the control thread.
 pub const MAX_UNSENT_TO_CONTROL: usize = 256;
+/// Copies from chunk to chunk that a node works on at a time; each keeps up to `MAX_IO_BYTES` in memory.
+pub const MAX_COPIES_RUNNING: usize = 8;
+/// Copies that wait for their turn on a node, without data; more are sent back to their clients.
+pub const MAX_QUEUED_COPIES: usize = 256;
 /// Requests of one clean-up (reclaim) that are on their way at a time.
 pub const MAX_RECLAIM_FAN_OUT: usize = 8;
 /// A clean-up that has not reached every group by then is reported as failed; the metadata leader tries again.

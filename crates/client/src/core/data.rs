@@ -238,6 +238,7 @@ impl DataCore {
             Operation::Write { chunk, .. }
             | Operation::Read { chunk, .. }
             | Operation::Discard { chunk, .. }
+            | Operation::Copy { chunk, .. }
             | Operation::Presence { chunk } => (Some(self.routes.pg_of(*chunk)), State::Queued),
             Operation::Truncate { pg, .. } | Operation::ObjectExtent { pg, .. } => (Some(*pg), State::Queued),
             Operation::Flush { .. } => (None, State::Queued),
@@ -699,7 +700,7 @@ impl DataCore {
 /// A reply of another kind than was asked for is an error, never a success.
 fn outcome_of(operation: &Operation, reply: DataReply, payload: Bytes) -> Result<Outcome, ErrorKind> {
     match (operation, reply) {
-        (Operation::Write { .. }, DataReply::Written)
+        (Operation::Write { .. } | Operation::Copy { .. }, DataReply::Written)
         | (Operation::Discard { .. } | Operation::Truncate { .. }, DataReply::Done | DataReply::Written) => {
             Ok(Outcome::Done)
         }

@@ -1,7 +1,9 @@
 //! Data operations as the core sees them, and their results.
 
 use bytes::Bytes;
-use weft_proto::data::{DataRequest, DiscardRequest, ReadRequest, TruncateRequest, WriteRequest};
+use weft_proto::data::{
+    Contents, CopyRequest, CopySource, DataRequest, DiscardRequest, ReadRequest, TruncateRequest, WriteRequest,
+};
 use weft_types::{
     AckMode, BlockHash, BlockIndex, ChunkId, InodeNumber, LossGeneration, MapVersion, ObjectId, Origin, PgId,
     SessionId, TruncateGeneration,
@@ -41,6 +43,15 @@ pub enum Operation {
         generation: TruncateGeneration,
         ack: AckMode,
     },
+    /// Bytes of another chunk; the nodes move them.
+    Copy {
+        chunk: ChunkId,
+        offset_bytes: u32,
+        length_bytes: u32,
+        generation: TruncateGeneration,
+        ack: AckMode,
+        source: CopySource,
+    },
     Truncate {
         pg: PgId,
         object: ObjectId,
@@ -72,16 +83,16 @@ impl Operation {
     /// Whether it changes data, and so carries an operation number.
     #[must_use]
     pub const fn is_change(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::Discard { .. } | Self::Truncate { .. })
+        matches!(self, Self::Write { .. } | Self::Discard { .. } | Self::Copy { .. } | Self::Truncate { .. })
     }
 
     /// The contents that it changes.
     #[must_use]
     pub const fn changes(&self) -> Option<(ObjectId, TruncateGeneration)> {
         match self {
-            Self::Write { chunk, generation, .. } | Self::Discard { chunk, generation, .. } => {
-                Some((chunk.object, *generation))
-            }
+            Self::Write { chunk, generation, .. }
+            | Self::Discard { chunk, generation, .. }
+            | Self::Copy { chunk, generation, .. } => Some((chunk.object, *generation)),
             Self::Truncate { object, generation, .. } => Some((*object, *generation)),
             _ => None,
         }
@@ -132,6 +143,20 @@ impl Operation {
                 }),
                 Bytes::new(),
             ),
+            (Self::Copy { chunk, offset_bytes, length_bytes, generation, ack, source }, Some(origin)) => (
+                DataRequest::Copy(CopyRequest {
+                    pg,
+                    map_version,
+                    origin,
+                    chunk: *chunk,
+                    offset_bytes: *offset_bytes,
+                    length_bytes: *length_bytes,
+                    generation: *generation,
+                    ack: *ack,
+                    source: *source,
+                }),
+                Bytes::new(),
+            ),
             (Self::Truncate { object, size_bytes, generation, .. }, origin @ Some(_)) => (
                 DataRequest::Truncate(TruncateRequest {
                     pg,
@@ -151,7 +176,7 @@ impl Operation {
                     chunk: *chunk,
                     offset_bytes: *offset_bytes,
                     length_bytes: *length_bytes,
-                    generation: Some(*generation),
+                    contents: Contents::Of(*generation),
                 }),
                 Bytes::new(),
             ),

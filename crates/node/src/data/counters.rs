@@ -58,6 +58,8 @@ counters! { {
     requests_slowed,
     bytes_written,
     bytes_read,
+    /// Read from another group's primary, or this node's own, and written here.
+    bytes_copied,
     peer_messages,
     /// Not sent: no connection, or its queue is full. The protocol repeats what matters.
     peer_messages_unsent,

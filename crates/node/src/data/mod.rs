@@ -22,12 +22,14 @@
 //! | `server` | requests: admission, answers |
 //! | `waiting`, `lease` | requests that wait for a map; the right to serve |
 //! | `flush` | one flush of many groups |
+//! | `copying` | copies that are read from another group's primary |
 //! | `syncing`, `checkpoint`, `reading`, `workers` | what blocks, on other threads |
 //! | `peers` | connections between nodes |
 //! | `reclaim`, `scrub`, `repair` | background work |
 //! | `report`, `digest`, `counters` | what people see |
 
 mod checkpoint;
+mod copying;
 mod counters;
 mod digest;
 mod disks;

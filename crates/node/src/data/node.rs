@@ -5,6 +5,7 @@
 //! frames, sockets.
 
 use super::checkpoint::CheckpointDone;
+use super::copying::Copies;
 use super::counters::Counters;
 use super::disks::OpenedDisks;
 use super::flush::Flushes;
@@ -95,6 +96,7 @@ pub(super) struct DataNode<H: Host> {
     /// Writes that this turn gave to machines.
     pub(super) fresh: Vec<RequestToken>,
     pub(super) flushes: Flushes<H::Replier>,
+    pub(super) copies: Copies<H::Replier>,
     pub(super) waiting: Waiting<Request<H::Replier>>,
     pub(super) reading: Reading<H::Pool>,
     pub(super) scrub: ScrubState,
@@ -147,6 +149,7 @@ impl<H: Host> DataNode<H> {
             next_token: 0,
             fresh: Vec::new(),
             flushes: Flushes::default(),
+            copies: Copies::default(),
             waiting: Waiting::new(settings.memory.held_bytes),
             reading: Reading::new(readers),
             scrub: ScrubState::default(),
@@ -254,6 +257,7 @@ impl<H: Host> DataNode<H> {
                 self.step(key, Event::Stop);
             }
             self.refuse_waiting();
+            self.refuse_copies();
         }
     }
 

@@ -17,7 +17,7 @@ use crate::bridge::ToControl;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use weft_proto::data::{DataReply, DataRequest, ReadRequest};
+use weft_proto::data::{Contents, DataReply, DataRequest, ReadRequest};
 use weft_replication::{ReadOutcome, Reply, RequestToken};
 use weft_store::Repaired;
 use weft_types::limits::DEFAULT_CALL_TIMEOUT;
@@ -160,7 +160,7 @@ async fn ask_members<H: Host>(
             chunk,
             offset_bytes: u32::from(block.0) * BLOCK_SIZE as u32,
             length_bytes: BLOCK_SIZE as u32,
-            generation: None,
+            contents: Contents::Any,
         });
         (request, node.groups.get(&key)?.others.clone())
     };

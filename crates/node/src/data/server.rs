@@ -28,6 +28,8 @@ pub(super) enum Answer<R> {
     FlushPart(FlushPart),
     /// Somebody in this process.
     Local(oneshot::Sender<Result<DataReply, DataError>>),
+    /// The same, with the bytes.
+    Bytes(oneshot::Sender<(Result<DataReply, DataError>, Bytes)>),
 }
 
 impl<R: Replier> Answer<R> {
@@ -37,6 +39,7 @@ impl<R: Replier> Answer<R> {
             Self::Wire(replier) => replier.reply(&result, Payload::None),
             // The asker may have given up.
             Self::Local(sender) => drop(sender.send(result)),
+            Self::Bytes(sender) => drop(sender.send((result, Bytes::new()))),
             // Parts of a flush are refused through `DataNode::flush_part`.
             Self::FlushPart(_) => {}
         }
@@ -91,6 +94,7 @@ impl<R> Request<R> {
             DataRequest::Write(r) => r.map_version,
             DataRequest::Read(r) => r.map_version,
             DataRequest::Discard(r) => r.map_version,
+            DataRequest::Copy(r) => r.map_version,
             DataRequest::Truncate(r) => r.map_version,
             DataRequest::Flush(r) => r.map_version,
             DataRequest::DeleteObject { map_version, .. }
@@ -104,6 +108,7 @@ impl<R> Request<R> {
             DataRequest::Write(r) => Some(r.pg),
             DataRequest::Read(r) => Some(r.pg),
             DataRequest::Discard(r) => Some(r.pg),
+            DataRequest::Copy(r) => Some(r.pg),
             DataRequest::Truncate(r) => Some(r.pg),
             DataRequest::DeleteObject { pg, .. }
             | DataRequest::ObjectExtent { pg, .. }
@@ -131,6 +136,13 @@ impl<R> Request<R> {
                     && self.payload.is_empty()
                     && r.length_bytes > 0
                     && r.length_bytes as usize <= MAX_IO_BYTES
+            }
+            DataRequest::Copy(r) => {
+                r.origin.session != REPAIR_SESSION
+                    && self.payload.is_empty()
+                    && r.length_bytes > 0
+                    && r.length_bytes as usize <= MAX_IO_BYTES
+                    && r.source.pg.volume == r.pg.volume
             }
             DataRequest::Truncate(r) => self.payload.is_empty() && (r.origin.is_some() || from_node),
             DataRequest::DeleteObject { origin, .. } => self.payload.is_empty() && (origin.is_some() || from_node),
@@ -259,7 +271,7 @@ impl<H: Host> DataNode<H> {
             self.counters.requests_without_memory += 1;
             return self.refuse_request(request, DataError::NotServing { reason: NotServing::Overloaded });
         }
-        let Request { body, payload, answer, received, .. } = request;
+        let Request { body, payload, answer, received, from, .. } = request;
         let (pg, request) = match body {
             DataRequest::Flush(flush) => {
                 if let Answer::Wire(replier) = answer {
@@ -271,6 +283,7 @@ impl<H: Host> DataNode<H> {
                 self.counters.bytes_written += payload.len() as u64;
                 (request.pg, ClientRequest::Write { request, data: payload })
             }
+            DataRequest::Copy(request) => return self.want_copy(request, answer, from),
             DataRequest::Read(request) if request.session == REPAIR_SESSION => {
                 return self.serve_repair(&request, answer, received);
             }
@@ -343,6 +356,7 @@ impl<H: Host> DataNode<H> {
                 self.counters.bytes_read += bytes.len() as u64;
                 replier.reply(&Ok(DataReply::Read), bytes.into());
             }
+            (Answer::Bytes(sender), Ok(Reply::Read(bytes))) => drop(sender.send((Ok(DataReply::Read), bytes))),
             (answer, result) => answer.send(result.and_then(data_reply)),
         }
     }

@@ -9,7 +9,7 @@ use super::groups::GroupKey;
 use super::host::Host;
 use super::node::{Completion, DataNode, NodeSettings, Shared, Stage};
 use super::server::{Answer, Request};
-use super::{map, reclaim, repair, scrub, syncing};
+use super::{copying, map, reclaim, repair, scrub, syncing};
 use crate::bridge::{DataStatus, ToControl, ToData};
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -51,6 +51,7 @@ pub(super) fn settle<H: Host>(shared: &Shared<H>) {
     let mut node = shared.borrow_mut();
     node.settle();
     repair::start_queued(shared, &mut node);
+    copying::start_queued(shared, &mut node);
 }
 
 impl<H: Host> Turn<H> {
@@ -192,8 +193,9 @@ impl<H: Host> Turn<H> {
         // Dropping them may call back, so the state must not be in use then.
         let links = std::mem::take(&mut node.peers);
         let requests = std::mem::take(&mut node.requests);
+        let copies = std::mem::take(&mut node.copies);
         drop(node);
-        drop((links, requests));
+        drop((links, requests, copies));
     }
 
     #[must_use]

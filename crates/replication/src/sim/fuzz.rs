@@ -7,7 +7,7 @@ use super::world::{PG, World};
 use crate::{ClientRequest, Mutant, Reply, RequestToken};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use weft_proto::data::{DiscardRequest, ReadRequest, TruncateRequest, WriteRequest};
+use weft_proto::data::{Contents, DiscardRequest, ReadRequest, TruncateRequest, WriteRequest};
 use weft_types::{
     AckMode, BLOCK_SIZE, ChunkId, ChunkIndex, DataError, LossGeneration, NodeId, ObjectId, OperationId, Origin,
     SessionId, TruncateGeneration,
@@ -149,7 +149,7 @@ impl Clients {
                 chunk: ChunkId { object, index: ChunkIndex(*chunk) },
                 offset_bytes: u32::from(*block) * BLOCK_SIZE as u32,
                 length_bytes: BLOCK_SIZE as u32,
-                generation: None,
+                contents: Contents::Any,
             }),
             Op::Flush { .. } => ClientRequest::Flush { map_version, session },
             Op::Churn(choice) => self.churn(world, *choice, origin),

@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use weft_proto::data::{DataReply, DataRequest, FlushRequest, ReadRequest, WriteRequest};
+use weft_proto::data::{
+    Contents, CopyRequest, CopySource, DataReply, DataRequest, FlushRequest, ReadRequest, WriteRequest,
+};
 use weft_proto::frame::Service;
 use weft_proto::hello::{Hello, HelloRole};
 use weft_transport::connection::NoService;
@@ -175,6 +177,45 @@ impl Client {
         assert_eq!(answer.unwrap().0, DataReply::Written);
     }
 
+    pub(super) fn copy_of(
+        &self,
+        from: (ChunkId, u32),
+        to: (ChunkId, u32),
+        length_bytes: u32,
+        origin: Origin,
+        map_version: MapVersion,
+    ) -> CopyRequest {
+        let ((source, source_offset), (chunk, offset_bytes)) = (from, to);
+        let generation = TruncateGeneration(0);
+        CopyRequest {
+            pg: self.pg(chunk),
+            map_version,
+            origin,
+            chunk,
+            offset_bytes,
+            length_bytes,
+            generation,
+            ack: AckMode::Memory,
+            source: CopySource { pg: self.pg(source), chunk: source, offset_bytes: source_offset, generation },
+        }
+    }
+
+    pub(super) async fn copy(&self, from: (ChunkId, u32), to: (ChunkId, u32), length: u32) {
+        self.copy_as(self.next_origin(), from, to, length).await;
+    }
+
+    /// A copy while others of the session are under way: the low-water mark stays.
+    pub(super) async fn copy_among_others(&self, from: (ChunkId, u32), to: (ChunkId, u32), length: u32) {
+        let origin = Origin { low_water: OperationId(0), ..self.next_origin() };
+        self.copy_as(origin, from, to, length).await;
+    }
+
+    async fn copy_as(&self, origin: Origin, from: (ChunkId, u32), to: (ChunkId, u32), length: u32) {
+        let request = |version| DataRequest::Copy(self.copy_of(from, to, length, origin, version));
+        let answer = self.persist(self.pg(to.0), request, Bytes::new()).await;
+        assert_eq!(answer.unwrap().0, DataReply::Written);
+    }
+
     pub(super) fn read_request(&self, chunk: ChunkId, offset: u32, length: usize, version: MapVersion) -> DataRequest {
         DataRequest::Read(ReadRequest {
             pg: self.pg(chunk),
@@ -183,7 +224,7 @@ impl Client {
             chunk,
             offset_bytes: offset,
             length_bytes: length as u32,
-            generation: None,
+            contents: Contents::Any,
         })
     }
 

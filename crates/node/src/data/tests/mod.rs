@@ -3,6 +3,7 @@
 
 mod client;
 mod cluster;
+mod copies;
 mod failures;
 mod service;
 

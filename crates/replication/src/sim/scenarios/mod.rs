@@ -20,7 +20,7 @@ use super::fuzz::{converged, filled};
 use super::meta::disk;
 use super::world::{PG, World};
 use crate::{ClientRequest, Event, Mutant, Reply, Report, RequestToken};
-use weft_proto::data::{DiscardRequest, ReadRequest, TruncateRequest, WriteRequest};
+use weft_proto::data::{Contents, DiscardRequest, ReadRequest, TruncateRequest, WriteRequest};
 use weft_proto::replication::{Envelope, Message};
 use weft_types::map::MemberState;
 use weft_types::{
@@ -67,7 +67,7 @@ fn read_of(session: u64, at: (u32, u32)) -> ClientRequest {
         chunk: chunk(at.0),
         offset_bytes: at.1,
         length_bytes: BLOCK_SIZE as u32,
-        generation: None,
+        contents: Contents::Any,
     })
 }
 

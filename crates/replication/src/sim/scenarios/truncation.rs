@@ -3,7 +3,7 @@
 use super::{S, T, Verdict, answer, certify, expect, insist, put, read_of, serving, value_at, write_of};
 use crate::sim::world::{PG, World};
 use crate::{ClientRequest, Mutant, Reply};
-use weft_proto::data::TruncateRequest;
+use weft_proto::data::{Contents, TruncateRequest};
 use weft_types::{DataError, MapVersion, ObjectId, TruncateGeneration};
 
 const OBJECT: ObjectId = ObjectId(1);
@@ -21,9 +21,13 @@ fn cut(size_bytes: u64, generation: u64) -> ClientRequest {
 
 /// A read by somebody who works under this generation.
 fn read_under(at: (u32, u32), generation: u64) -> ClientRequest {
+    read_for(at, Contents::Of(TruncateGeneration(generation)))
+}
+
+fn read_for(at: (u32, u32), contents: Contents) -> ClientRequest {
     let mut read = read_of(T, at);
     if let ClientRequest::Read(request) = &mut read {
-        request.generation = Some(TruncateGeneration(generation));
+        request.contents = contents;
     }
     read
 }
@@ -53,6 +57,25 @@ fn a_read_after_shrink_and_grow(mutant: Option<Mutant>) -> Verdict {
     let current = TruncateGeneration(1);
     let told = answer(&mut world, token, 500);
     expect("a read of before the cut", told, Some(Err(DataError::StaleGeneration { current })))
+}
+
+/// A copy reads its source so (decision 0015).
+fn a_read_of_a_copy_around_a_cut(mutant: Option<Mutant>) -> Verdict {
+    let mut world = serving(3, 3, mutant);
+    put(&mut world, 1, (0, 8192), 7)?;
+    let of_at_least = |generation| read_for((0, 8192), Contents::OfAtLeast(TruncateGeneration(generation)));
+    let token = world.request(of_at_least(1));
+    let early = answer(&mut world, token, 200);
+    expect("a copy that knows of the cut reads before it", early.is_some(), false)?;
+    insist(&mut world, &cut(4096, 1))?;
+    let token_of_before = world.request(of_at_least(0));
+    for token in [token, token_of_before] {
+        match answer(&mut world, token, 500) {
+            Some(Ok(Reply::Read(bytes))) => expect("old bytes come back", bytes.iter().any(|b| *b != 0), false)?,
+            other => return Err(format!("{other:?}")),
+        }
+    }
+    Ok(())
 }
 
 fn ends_around_a_cut(mutant: Option<Mutant>) -> Verdict {
@@ -100,6 +123,11 @@ fn an_answered_cut_outlives_a_loss_of_power() {
 #[test]
 fn a_read_waits_for_the_cut_that_its_reader_knows_of() {
     certify(a_read_after_shrink_and_grow, &[Mutant::ReadAnyGeneration]);
+}
+
+#[test]
+fn a_copy_reads_what_a_later_cut_has_left_and_waits_for_the_one_it_knows_of() {
+    certify(a_read_of_a_copy_around_a_cut, &[Mutant::ReadAnyGeneration]);
 }
 
 #[test]
