@@ -53,7 +53,7 @@ counters! { {
     /// Waited for a newer map.
     requests_waited_for_map,
     /// Writes sent back because too many were being worked on.
-    requests_without_memory,
+    requests_without_room,
     /// Slowed down because a journal was filling up.
     requests_slowed,
     bytes_written,

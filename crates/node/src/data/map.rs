@@ -49,6 +49,7 @@ pub(super) fn apply<H: Host>(node: &mut DataNode<H>, map: &Arc<ClusterMap>) {
         }
     }
     node.leading = leading;
+    node.limit_clients(map);
     node.drop_groups(&placed);
     node.delete_groups_of_gone_volumes(&volumes);
     node.forget_sessions();

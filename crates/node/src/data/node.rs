@@ -90,8 +90,9 @@ pub(super) struct DataNode<H: Host> {
     pub(super) groups: BTreeMap<GroupKey, Group>,
     pub(super) peers: Peers<H::Link>,
     pub(super) requests: HashMap<RequestToken, Pending<H::Replier>>,
-    /// Data of the writes among them.
+    /// Data of the writes among them, and how much of it there may be: see `server`.
     pub(super) client_bytes: usize,
+    pub(super) client_limit_bytes: usize,
     pub(super) next_token: u64,
     /// Writes that this turn gave to machines.
     pub(super) fresh: Vec<RequestToken>,
@@ -146,6 +147,7 @@ impl<H: Host> DataNode<H> {
             peers: Peers::default(),
             requests: HashMap::new(),
             client_bytes: 0,
+            client_limit_bytes: settings.memory.client_bytes,
             next_token: 0,
             fresh: Vec::new(),
             flushes: Flushes::default(),

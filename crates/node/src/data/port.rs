@@ -121,7 +121,7 @@ impl Server {
     pub(super) fn settle(&self) {
         self.take_up_links();
         self.turn.settle();
-        self.gate.set_open(self.turn.has_memory_for_clients());
+        self.gate.set_open(self.turn.has_room_for_clients());
     }
 
     fn take_up_links(&self) {

@@ -20,6 +20,7 @@ use weft_replication::{ClientRequest, Event, Reply, RequestToken, TICK_INTERVAL}
 use weft_transport::Payload;
 use weft_types::error::NotServing;
 use weft_types::limits::{MAP_WAIT_TIMEOUT, MAX_IO_BYTES};
+use weft_types::map::{ClusterMap, NodeState};
 use weft_types::{BootTime, DataError, MapVersion, NodeId, PgId, SessionId};
 
 /// Where an answer goes.
@@ -151,6 +152,9 @@ impl<R> Request<R> {
     }
 }
 
+/// Of every journal, for what the primaries of all nodes have sequenced and not every member has.
+const UNCOMMITTED_SHARE: f64 = 0.3;
+
 impl<H: Host> DataNode<H> {
     /// Looks at a request now, or holds it until that is allowed.
     pub(super) fn admit(&mut self, mut request: Request<H::Replier>) {
@@ -247,14 +251,24 @@ impl<H: Host> DataNode<H> {
         }
     }
 
-    /// Whether so many bytes more of writes may be kept until they are answered. One write always may.
-    const fn has_memory_for(&self, bytes: usize) -> bool {
-        self.client_bytes == 0 || self.client_bytes + bytes <= self.settings.memory.client_bytes
+    /// Measures how much data of writes this node works on at a time: what its memory allows, and its part of what every
+    /// journal has room for beside its committed entries. A checkpoint frees only those, so a journal full of others, each
+    /// waiting for room in the next one's, would never be freed.
+    pub(super) fn limit_clients(&mut self, map: &ClusterMap) {
+        let nodes = map.nodes.iter().filter(|node| node.state != NodeState::Removed).count().max(1);
+        let journal = self.disks.values().map(|disk| disk.store.journal_pressure().total_bytes).min();
+        let part = journal.map_or(usize::MAX, |bytes| (bytes as f64 * UNCOMMITTED_SHARE) as usize / nodes);
+        self.client_limit_bytes = self.settings.memory.client_bytes.min(part);
+    }
+
+    /// Whether so many bytes more of writes may be worked on. One write always may.
+    const fn has_room_for(&self, bytes: usize) -> bool {
+        self.client_bytes == 0 || self.client_bytes + bytes <= self.client_limit_bytes
     }
 
     /// Whether clients may send much: before what they sent has to be refused, which costs them and this node the way.
-    pub(super) const fn has_memory_for_clients(&self) -> bool {
-        self.client_bytes < self.settings.memory.client_bytes / 2
+    pub(super) const fn has_room_for_clients(&self) -> bool {
+        self.client_bytes <= self.client_limit_bytes / 2
     }
 
     /// Gives a request to its machine.
@@ -267,8 +281,8 @@ impl<H: Host> DataNode<H> {
             return self.refuse_request(request, DataError::Malformed);
         }
         let bytes = request.payload.len();
-        if bytes > 0 && !self.has_memory_for(bytes) {
-            self.counters.requests_without_memory += 1;
+        if bytes > 0 && !self.has_room_for(bytes) {
+            self.counters.requests_without_room += 1;
             return self.refuse_request(request, DataError::NotServing { reason: NotServing::Overloaded });
         }
         let Request { body, payload, answer, received, from, .. } = request;

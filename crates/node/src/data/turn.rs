@@ -105,8 +105,8 @@ impl<H: Host> Turn<H> {
 
     /// Whether clients may send much.
     #[must_use]
-    pub fn has_memory_for_clients(&self) -> bool {
-        self.shared.borrow().has_memory_for_clients()
+    pub fn has_room_for_clients(&self) -> bool {
+        self.shared.borrow().has_room_for_clients()
     }
 
     pub fn request(&self, body: DataRequest, payload: Bytes, replier: H::Replier, from: Speaker) {

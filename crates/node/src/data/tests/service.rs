@@ -136,7 +136,7 @@ fn writes_beyond_the_nodes_memory_are_sent_back_and_come_through_later() {
         let taken = answers.iter().filter(|answer| matches!(answer, Some(Ok(_)))).count();
         assert_eq!(refused + taken, writes.len(), "{answers:?}");
         assert!(refused > 0 && taken >= 2, "{answers:?}");
-        assert_eq!(cluster.counter(primary, "requests_without_memory").await, refused as u64);
+        assert_eq!(cluster.counter(primary, "requests_without_room").await, refused as u64);
         // What was answered is given back, so that even one that is larger than all of it is taken when it is alone.
         for write in &writes {
             let _ = client.persist(pg, |_| write.clone(), data.clone()).await.unwrap();
@@ -144,6 +144,30 @@ fn writes_beyond_the_nodes_memory_are_sent_back_and_come_through_later() {
         let all = pattern(7, 16);
         client.write(client.chunk(1, 0), 0, &all).await;
         assert_eq!(client.read(client.chunk(1, 0), 0, all.len()).await, all);
+    });
+}
+
+/// The journals of all members fill up with what each other's have no room for, unless primaries hold back.
+#[test]
+fn a_flood_of_writes_leaves_every_journal_room_for_what_others_have_sequenced() {
+    scenario(|| async {
+        let cluster = Cluster::start(6).await;
+        let client = Rc::new(Client::open(&cluster).await);
+        // Three times a journal, all at once.
+        let writes = (0..192u32).map(|number| {
+            let client = Rc::clone(&client);
+            tokio::task::spawn_local(async move {
+                let chunk = client.chunk(1 + u64::from(number / 16), number % 16);
+                client.write_among_others(chunk, 0, &pattern(u64::from(number), 16)).await;
+            })
+        });
+        for write in writes.collect::<Vec<_>>() {
+            write.await.unwrap();
+        }
+        let told = cluster.events();
+        assert!(!told.iter().any(|event| event.contains("given up")), "{told:?}");
+        cluster.until_all_level().await;
+        cluster.assert_replicas_agree(3).await;
     });
 }
 
