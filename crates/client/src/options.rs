@@ -27,11 +27,6 @@ impl MemoryLimit {
         (Self::LEAST_MIB..=Self::MOST_MIB).contains(&mebibytes).then_some(Self { mebibytes })
     }
 
-    #[must_use]
-    pub const fn mib(self) -> u32 {
-        self.mebibytes
-    }
-
     /// Received on one stream of a connection and not read yet.
     #[must_use]
     pub fn window_bytes(self) -> u32 {

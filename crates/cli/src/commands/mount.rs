@@ -33,8 +33,8 @@ pub struct MountArguments {
     #[arg(long, value_parser = units::parse_duration)]
     fail_after: Option<Duration>,
     /// Memory that the mount process may take, in MiB (64 to 16384)
-    #[arg(long, value_parser = memory)]
-    memory_mib: Option<MemoryLimit>,
+    #[arg(long, value_name = "MIB")]
+    memory_mib: Option<String>,
     /// Stay in the foreground and log to standard error
     #[arg(long)]
     foreground: bool,
@@ -64,8 +64,12 @@ impl Settings {
             bind: arguments.bind,
             read_only: arguments.read_only,
             fail_after: arguments.fail_after,
-            memory: arguments.memory_mib.unwrap_or_default(),
+            memory: MemoryLimit::default(),
         };
+        if let Some(mebibytes) = &arguments.memory_mib {
+            settings.memory =
+                memory(mebibytes).map_err(|why| Failure::input(format!("--memory-mib {mebibytes} {why}")))?;
+        }
         for option in &arguments.options {
             let wrong = |why: &str| Failure::input(format!("mount option `{option}` {why}"));
             match option.split_once('=') {
@@ -134,8 +138,8 @@ fn in_background(arguments: &MountArguments, identity: &std::path::Path, mount_p
     if let Some(time) = arguments.fail_after {
         again.extend(["--fail-after".to_owned(), format!("{}s", time.as_secs())]);
     }
-    if let Some(memory) = arguments.memory_mib {
-        again.extend(["--memory-mib".to_owned(), memory.mib().to_string()]);
+    if let Some(mebibytes) = &arguments.memory_mib {
+        again.extend(["--memory-mib".to_owned(), mebibytes.clone()]);
     }
     if arguments.read_only {
         again.push("--read-only".to_owned());
