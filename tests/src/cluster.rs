@@ -332,10 +332,10 @@ impl Drop for Cluster {
         }
         // Nothing here may panic: it runs while a failed test unwinds.
         let stopped = self.weft(&["dev", "stop"]).output().is_ok_and(|o| o.status.success());
-        if let Some(mut child) = self.foreground.take() {
-            if !(stopped && has_ended(&mut child, STOP_PATIENCE)) {
-                end(&mut child);
-            }
+        if let Some(mut child) = self.foreground.take()
+            && !(stopped && has_ended(&mut child, STOP_PATIENCE))
+        {
+            end(&mut child);
         }
         // What could not be stopped is ended by the guard of the namespace.
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 const MOST_PROCESSES: usize = 60;
 const LOG_LINES: usize = 6;
-const MOST_LINE_BYTES: usize = 240;
+const MOST_LINE_CHARS: usize = 240;
 /// Where tests keep their clusters, below the directory for temporary files.
 const TEST_DIRECTORY: &str = "weft-test-";
 
@@ -81,8 +81,7 @@ fn log_files() -> Vec<PathBuf> {
 }
 
 fn shortened(line: &str) -> String {
-    let end = line.floor_char_boundary(MOST_LINE_BYTES);
-    line[..end].to_owned()
+    line.chars().take(MOST_LINE_CHARS).collect()
 }
 
 #[cfg(test)]
