@@ -103,11 +103,14 @@ enum Keep {
     Nothing,
 }
 
-/// What mapping promises: nothing between hosts.
+/// How a file is mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mapping {
-    Used,
-    LeftOut,
+    /// Through the handle that is open: this host's pages are coherent with its reads and writes.
+    OfOpenHandle,
+    /// Through a handle opened for it, which drops pages that this host's kernel keeps: between hosts that is what mapping
+    /// promises.
+    OpenedAnew,
 }
 
 pub struct Plan {
@@ -134,6 +137,7 @@ struct Handles {
 struct Subject {
     model: Model,
     mounts: Vec<Handles>,
+    mapping: Mapping,
 }
 
 pub struct Failure {
@@ -163,7 +167,7 @@ pub fn run(plan: &Plan, mut enough: impl FnMut(u64) -> bool) -> Result<u64, Fail
     let mut log = VecDeque::new();
     let mut steps = 0;
     while !enough(steps) {
-        let step = choose(&mut random, plan.directories.len(), plan.mapping);
+        let step = choose(&mut random, plan.directories.len());
         log.push_back(step);
         // A failure is looked for among these; older ones have long been checked.
         if log.len() > 4000 {
@@ -211,7 +215,7 @@ fn shorten(plan: &Plan, why: String, log: Vec<Step>) -> Failure {
     Failure { why: format!("{why_short} (first seen as: {why})"), log: short, seed: plan.seed, shortened: true }
 }
 
-fn choose(random: &mut Random, mounts: usize, mapping: Mapping) -> Step {
+fn choose(random: &mut Random, mounts: usize) -> Step {
     let (mount, checked_by) = (random.below(mounts), random.below(mounts));
     let length = if random.below(4) == 0 { 1 + random.below(LONGEST) } else { 1 + random.below(9000) };
     let offset = random.below(WINDOW - length);
@@ -235,9 +239,8 @@ fn choose(random: &mut Random, mounts: usize, mapping: Mapping) -> Step {
             let from = random.below(WINDOW / 2 - length);
             What::Copy { from, to: WINDOW / 2 + random.below(WINDOW / 2 - length), length }
         }
-        88..93 if mapping == Mapping::Used => What::MapWrite { offset, length, fill },
-        93..96 if mapping == Mapping::Used => What::MapRead { offset, length },
-        88..96 => What::Write { offset, length, fill },
+        88..93 => What::MapWrite { offset, length, fill },
+        93..96 => What::MapRead { offset, length },
         96..98 => What::Sync,
         _ => What::Reopen,
     };
@@ -293,6 +296,22 @@ impl Handles {
     }
 }
 
+impl Handles {
+    fn mapped(
+        &self,
+        mapping: Mapping,
+        offset: usize,
+        length: usize,
+        visit: impl FnOnce(&mut [u8]),
+    ) -> Result<(), String> {
+        if mapping == Mapping::OfOpenHandle {
+            return mapped(&self.plain, offset, length, visit);
+        }
+        let anew = OpenOptions::new().read(true).write(true).open(&self.path);
+        mapped(&anew.map_err(|error| format!("open {}: {error}", self.path.display()))?, offset, length, visit)
+    }
+}
+
 /// Bytes that tell their place and which write made them.
 fn contents(offset: usize, length: usize, fill: u8) -> Vec<u8> {
     (offset..offset + length).map(|at| (fill ^ (at as u8) ^ ((at >> 8) as u8).wrapping_mul(31)) | 1).collect()
@@ -318,7 +337,7 @@ impl Subject {
         let paths: Vec<PathBuf> = plan.directories.iter().map(|d| d.join(format!("{name}-{}", plan.seed))).collect();
         File::create(&paths[0]).map_err(|error| format!("create {}: {error}", paths[0].display()))?;
         let mounts = paths.iter().map(|path| Handles::open(path)).collect::<Result<_, _>>()?;
-        Ok(Self { model: Model::new(), mounts })
+        Ok(Self { model: Model::new(), mounts, mapping: plan.mapping })
     }
 
     fn remove(self) {
@@ -335,7 +354,7 @@ impl Subject {
         let text = |error: std::io::Error| error.to_string();
         let errno = |error: rustix::io::Errno| error.to_string();
         let end = self.model.end();
-        let (model, on) = (&mut self.model, &mut self.mounts[step.mount]);
+        let (model, on, mapping) = (&mut self.model, &mut self.mounts[step.mount], self.mapping);
         match step.what {
             What::Read { offset, length } => {
                 let mut found = vec![0; length];
@@ -432,7 +451,7 @@ impl Subject {
                     return Ok(());
                 }
                 let data = contents(offset, length, fill);
-                mapped(&on.plain, offset, length, |bytes| bytes.copy_from_slice(&data))?;
+                on.mapped(mapping, offset, length, |bytes| bytes.copy_from_slice(&data))?;
                 model.write(offset, &data);
                 Ok(())
             }
@@ -442,7 +461,7 @@ impl Subject {
                     return Ok(());
                 }
                 let mut found = vec![0; length];
-                mapped(&on.plain, offset, length, |bytes| found.copy_from_slice(bytes))?;
+                on.mapped(mapping, offset, length, |bytes| found.copy_from_slice(bytes))?;
                 same(&found, &model.window[offset..offset + length], offset)
             }
             What::Sync => on.plain.sync_all().map_err(text),
@@ -528,7 +547,7 @@ mod tests {
     fn plan(seed: u64) -> (tempfile::TempDir, Plan) {
         let directory = tempfile::tempdir().unwrap();
         let directories = vec![directory.path().to_owned()];
-        (directory, Plan { seed, directories, mapping: Mapping::LeftOut })
+        (directory, Plan { seed, directories, mapping: Mapping::OpenedAnew })
     }
 
     #[test]

@@ -27,8 +27,8 @@ fn exercise(cluster: &Cluster, mounts: u64) {
     let mut seed = number("WEFT_FSX_SEED", SEED);
     let mut steps = 0;
     while Instant::now() < deadline {
-        // Mapped pages are not promised to be coherent between hosts.
-        let mapping = if mounts == 1 { Mapping::Used } else { Mapping::LeftOut };
+        // Pages of a file that is open are not promised to be coherent between hosts; opening it anew shows what is there.
+        let mapping = if mounts == 1 { Mapping::OfOpenHandle } else { Mapping::OpenedAnew };
         let plan = Plan { seed, directories: directories.clone(), mapping };
         let enough = |steps| steps >= STEPS_PER_FILE || Instant::now() >= deadline;
         steps += run(&plan, enough).unwrap_or_else(|failure| panic!("{failure}"));

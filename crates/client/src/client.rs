@@ -9,6 +9,7 @@ use crate::core::{
 };
 use crate::error::ConnectError;
 use crate::identity::Identity;
+use crate::mutants;
 use crate::open_inode::OpenInode;
 use crate::options::ConnectOptions;
 use crate::shell::control::{Control, Mutations};
@@ -353,7 +354,9 @@ impl Client {
     pub async fn close(self) -> Result<(), ErrorKind> {
         let inner = self.inner;
         let ending = async {
-            received(inner.engine.submit(None, Operation::Settle).await)?;
+            if !mutants::planted(mutants::Mutant::CloseOvertakesWrites) {
+                received(inner.engine.submit(None, Operation::Settle).await)?;
+            }
             let files: Vec<_> = inner.files.borrow().values().cloned().collect();
             for file in files {
                 file.close_for_good(&inner).await?;

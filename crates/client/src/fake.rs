@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use weft_meta::command::NewNode;
 use weft_meta::locks::{self, LockWaitState};
+use weft_meta::records::SizeRecovery;
 use weft_meta::{Command, CommandReply, MemoryView, Stamped, apply, namespace, read};
 use weft_proto::admin::{AdminReply, AdminRequest, ClusterStatus, LockSummary};
 use weft_proto::control::{ControlReply, ControlRequest, RegisterDisk, RegisterNode, ToldSize};
@@ -80,6 +81,7 @@ pub struct Counts {
     pub duplicates: u64,
     pub reads: u64,
     pub copies: u64,
+    pub fills: u64,
     pub flush_requests: u64,
     pub synced_writes: u64,
     pub queries: u64,
@@ -152,6 +154,12 @@ impl FakeCluster {
         change(&mut self.state().faults);
     }
 
+    /// Of those data requests that a test has refused.
+    #[must_use]
+    pub fn refusals_left(&self) -> u32 {
+        self.state().faults.refuse
+    }
+
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.state().counts.clone()
@@ -174,11 +182,12 @@ impl FakeCluster {
         self.state().command(Command::StrikeSession { session });
     }
 
-    /// Every node has acknowledged that the session is struck.
+    /// Every node has acknowledged that the session is struck; the placement groups have told the sizes of what it wrote.
     pub fn complete_fence(&self, session: SessionId) {
         let mut state = self.state();
         let since = state.map(None).version;
         state.command(Command::FenceComplete { session, since });
+        state.recover_sizes();
     }
 
     /// Locks and waits, of all volumes.
@@ -260,6 +269,27 @@ impl State {
         };
         let reply = self.command(Command::RegisterNode(request));
         assert!(matches!(reply, CommandReply::Registered { .. }), "{reply:?}");
+    }
+
+    /// What the leader does for files whose size only a fenced session knew. Otherwise who asks for it waits for good.
+    fn recover_sizes(&mut self) {
+        let facts = match read::facts(&self.view) {
+            Ok(facts) => facts,
+            Err(error) => panic!("the metadata state cannot be read: {error}"),
+        };
+        for SizeRecovery { volume, inode, object, generation, .. } in facts.size_recoveries {
+            let end_bytes = self.ends(object).map(|(_, end_bytes)| end_bytes).max().unwrap_or(0);
+            self.command(Command::SizeRecovered { volume, inode, generation, end_bytes });
+        }
+    }
+
+    /// The end of each block of the object that is present, counted from the object's first byte.
+    fn ends(&self, object: ObjectId) -> impl Iterator<Item = (ChunkIndex, u64)> + '_ {
+        let chunk_bytes = u64::from(self.chunk_size.bytes());
+        let of_object = self.blocks.keys().filter(move |(of, ..)| *of == object);
+        of_object.map(move |(_, index, block)| {
+            (*index, u64::from(index.0) * chunk_bytes + (u64::from(block.0) + 1) * BLOCK_SIZE as u64)
+        })
     }
 
     fn map(&self, volume: Option<VolumeId>) -> weft_types::map::ClusterMap {
@@ -433,6 +463,25 @@ impl State {
                 }
                 Ok((DataReply::Done, empty))
             }
+            DataRequest::Fill(fill) => {
+                lead(fill.pg)?;
+                live(fill.origin.session)?;
+                if self.faults.no_space {
+                    return Err(DataError::NoSpace);
+                }
+                if self.begin(fill.pg, fill.origin)? {
+                    self.check_generation(fill.chunk.object, fill.generation)?;
+                    for block in
+                        BlockRange::covering(&(fill.offset_bytes..fill.offset_bytes + fill.length_bytes)).blocks()
+                    {
+                        let key = (fill.chunk.object, fill.chunk.index, block);
+                        self.blocks.entry(key).or_insert_with(|| vec![0; BLOCK_SIZE].into());
+                    }
+                    self.end(fill.pg, fill.origin);
+                    self.counts.fills += 1;
+                }
+                Ok((DataReply::Done, empty))
+            }
             DataRequest::Truncate(truncate) => {
                 lead(truncate.pg)?;
                 self.truncate(truncate.object, truncate.size_bytes, truncate.generation);
@@ -454,15 +503,12 @@ impl State {
             }
             DataRequest::ObjectExtent { pg, object, .. } => {
                 lead(*pg)?;
-                let chunk_bytes = u64::from(self.chunk_size.bytes());
                 let pg_count = self.map(None).volumes[0].pg_count;
                 let in_group = |index: ChunkIndex| {
                     weft_types::map::pg_of_chunk(pg.volume, pg_count, ChunkId { object: *object, index }) == *pg
                 };
-                let ends = self.blocks.keys().filter(|(of, index, _)| of == object && in_group(*index)).map(
-                    |(_, index, block)| u64::from(index.0) * chunk_bytes + (u64::from(block.0) + 1) * BLOCK_SIZE as u64,
-                );
-                let (count, end_bytes) = ends.fold((0u64, 0u64), |(count, end), at| (count + 1, end.max(at)));
+                let ends = self.ends(*object).filter(|(index, _)| in_group(*index));
+                let (count, end_bytes) = ends.fold((0u64, 0u64), |(count, end), (_, at)| (count + 1, end.max(at)));
                 Ok((DataReply::ObjectExtent { end_bytes, allocated_bytes: count * BLOCK_SIZE as u64 }, empty))
             }
             DataRequest::Presence { pg, chunk, .. } => {

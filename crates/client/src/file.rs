@@ -12,13 +12,14 @@ use crate::shell::engine::received;
 use crate::size_cap::Extending;
 use bytes::{Bytes, BytesMut};
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
-use weft_proto::namespace::{AttributeChange, Credentials, FileRecord, Mutation, NamespaceReply, NewInode};
+use weft_proto::namespace::{AttributeChange, Credentials, FileRecord, Mutation, NamespaceReply, NewInode, Query};
 use weft_types::checksum::block_hashes;
 use weft_types::geometry::ChunkPart;
-use weft_types::limits::MAX_FILE_BYTES;
-use weft_types::{AckMode, BLOCK_SIZE, BlockHash, BlockIndex, BlockRange, ErrorKind, InodeNumber, VolumeId};
+use weft_types::limits::{FILLS_AT_A_TIME, MAX_FILE_BYTES, MAX_FILL_BYTES};
+use weft_types::{AckMode, BLOCK_SIZE, BlockHash, BlockIndex, BlockRange, ChunkId, ErrorKind, InodeNumber, VolumeId};
 
 /// Chunk operations of one discard or presence request that are under way at a time.
 pub(crate) const PARTS_AT_A_TIME: usize = 64;
@@ -390,13 +391,81 @@ impl OpenFile {
         }
     }
 
-    /// fallocate(2) with mode 0 as far as it can be kept: the file reaches to `end`. Space is not reserved.
+    /// fallocate(2) without a flag that says otherwise: absent blocks of the range become zeros that are there, so that later
+    /// writes into it find room. When there is not enough, what was reserved by then stays so, as on ext4.
+    ///
+    /// # Errors
+    /// As `write`.
+    pub async fn reserve(&self, range: Range<u64>, size: SizeEffect) -> Result<(), ErrorKind> {
+        end_of(range.end, 0)?;
+        let _shared = self.file.gate.read().await;
+        loop {
+            let life = self.file.life()?;
+            let reserved = self.reserve_once(range.clone(), size, life).await;
+            self.client.allocations.borrow_mut().changed(self.file.inode);
+            match reserved {
+                // Another host has truncated it meanwhile, and cut off some of what was reserved.
+                Err(ErrorKind::Stale) => self.file.refresh_past(&self.client, life).await?,
+                result => return result,
+            }
+        }
+    }
+
+    async fn reserve_once(&self, range: Range<u64>, size: SizeEffect, life: Life) -> Result<(), ErrorKind> {
+        self.fill_once(range.clone(), life).await?;
+        if self.file.life()? != life {
+            return Err(ErrorKind::Stale);
+        }
+        match size {
+            // The time of the change; it claims no size.
+            SizeEffect::Keep => self.file.wrote(&self.client, life, 0).await,
+            SizeEffect::Extend => self.extend_in_gate(range.end).await,
+        }
+    }
+
+    /// One request per chunk, a bounded number at a time: the kernel holds the inode meanwhile, so none waits for another.
+    async fn fill_once(&self, range: Range<u64>, life: Life) -> Result<(), ErrorKind> {
+        self.client.check_fence()?;
+        let ack = self.ack(Durability::Volume);
+        let mut under_way = VecDeque::new();
+        let mut failed = None;
+        let mut parts = self.client.record.chunk_size.split(life.object, range).flat_map(|part| fill_pieces(&part));
+        loop {
+            while under_way.len() < FILLS_AT_A_TIME && failed.is_none() {
+                let Some((chunk, bytes)) = parts.next() else { break };
+                let (offset_bytes, length_bytes) = (bytes.start, bytes.end - bytes.start);
+                let fill = Operation::Fill { chunk, offset_bytes, length_bytes, generation: life.generation, ack };
+                under_way.push_back(self.client.engine.submit(Some(self.file.inode), fill));
+            }
+            // All of them are waited for: one that is under way may not land after an error was reported.
+            let Some(answer) = under_way.pop_front() else { return failed.map_or(Ok(()), Err) };
+            if let Err(error) = received(answer.await) {
+                failed.get_or_insert(error);
+            }
+        }
+    }
+
+    /// Bytes that the file takes on one copy, as of now.
+    ///
+    /// # Errors
+    /// What the metadata group refuses.
+    pub async fn allocated_bytes(&self) -> Result<u64, ErrorKind> {
+        let record = self.client.record_of(Query::Attributes { inode: self.file.inode }).await?;
+        self.client.allocations.borrow_mut().changed(self.file.inode);
+        Ok(self.client.with_own_knowledge(record).await?.attributes.allocated_bytes)
+    }
+
+    /// The file reaches to `end`, without more room than it has.
     ///
     /// # Errors
     /// As `write`.
     pub async fn extend_to(&self, end: u64) -> Result<(), ErrorKind> {
         end_of(end, 0)?;
         let _shared = self.file.gate.read().await;
+        self.extend_in_gate(end).await
+    }
+
+    async fn extend_in_gate(&self, end: u64) -> Result<(), ErrorKind> {
         self.client.check_fence()?;
         let Some(_extending) = self.permission_to_reach(end).await? else { return Ok(()) };
         let life = self.file.life()?;
@@ -465,6 +534,17 @@ fn joined(mut pieces: Vec<Bytes>) -> Bytes {
     whole.freeze()
 }
 
+/// A part of a chunk in pieces that one fill may have, each to the end of a block.
+fn fill_pieces(part: &ChunkPart) -> impl Iterator<Item = (ChunkId, Range<u32>)> + use<> {
+    let (chunk, bytes) = (part.chunk, part.bytes.clone());
+    let first = bytes.start / MAX_FILL_BYTES;
+    let last = (bytes.end - 1) / MAX_FILL_BYTES;
+    (first..=last).map(move |piece| {
+        let from = bytes.start.max(piece * MAX_FILL_BYTES);
+        (chunk, from..bytes.end.min((piece + 1) * MAX_FILL_BYTES))
+    })
+}
+
 /// Hashes of the blocks that a part covers whole, in order.
 fn whole_block_hashes(volume: VolumeId, part: &ChunkPart, data: &Bytes) -> Vec<BlockHash> {
     let block = BLOCK_SIZE as u32;
@@ -482,7 +562,20 @@ fn whole_block_hashes(volume: VolumeId, part: &ChunkPart, data: &Bytes) -> Vec<B
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_types::{ChunkId, ObjectId, block_hash};
+    use weft_types::{ObjectId, block_hash};
+
+    #[test]
+    fn a_large_chunk_is_filled_in_pieces() {
+        let chunk = ChunkId { object: ObjectId(3), index: weft_types::ChunkIndex(0) };
+        let most = MAX_FILL_BYTES;
+        let pieces = |bytes: Range<u32>| {
+            let part = ChunkPart { chunk, bytes, file_offset: 0 };
+            fill_pieces(&part).map(|(_, piece)| (piece.start, piece.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(5..6), [(5, 6)]);
+        assert_eq!(pieces(0..most), [(0, most)]);
+        assert_eq!(pieces(7..2 * most + 1), [(7, most), (most, 2 * most), (2 * most, 2 * most + 1)]);
+    }
 
     #[test]
     fn only_blocks_that_a_part_covers_whole_are_hashed() {

@@ -31,7 +31,7 @@
 //!
 //! file.read(offset, length) -> Bytes        file.write(offset, Bytes, Durability) -> usize
 //! file.append(Bytes, Durability) -> (offset, usize)
-//! file.flush(FlushScope)   file.discard(range)   file.zero(range, SizeEffect)   file.extend_to(end)
+//! file.flush(FlushScope)   file.discard(range)   file.zero(range, SizeEffect)   file.reserve(range, SizeEffect)   file.extend_to(end)
 //! file.truncate(size)      file.presence(range) -> Vec<Range<u64>>              file.seek(offset, Seek) -> Option<u64>
 //! file.lock(LockRequest, interrupted) -> LockOutcome       file.unlock(owner, range)
 //! file.lock_conflict(owner, range, kind) -> Option<LockHolder>          file.descriptor_closed(owner)

@@ -6,8 +6,8 @@
 //! for in a loop while nothing happens. Must not know: where a lock stands, or who else waits.
 
 use crate::client::{Inner, unexpected};
-use crate::core::Operation;
 use crate::core::retry::pause;
+use crate::core::{Before, Operation};
 use crate::file::OpenFile;
 use crate::mutants::{Mutant, planted};
 use crate::open_inode::OpenInode;
@@ -57,12 +57,9 @@ impl OpenFile {
     ) -> Result<LockOutcome, ErrorKind> {
         self.client.check_fence()?;
         let LockRequest { owner, range, kind, process_id, wait } = request;
-        if kind == LockKind::Shared && self.file.locks.borrow().may_hold(owner) {
-            // It may become weaker: others may read then.
-            self.file.settle_and_publish(&self.client).await?;
-        }
-        self.file.locks.borrow_mut().locking(owner, self.description);
         let change = LockChange::Set { owner, range, kind, process_id, wait };
+        self.file.settle_before(&self.client, &change).await?;
+        self.file.locks.borrow_mut().locking(owner, self.description);
         let outcome = match self.file.change_lock(&self.client, change).await? {
             NamespaceReply::Locked => LockOutcome::Locked,
             NamespaceReply::LockConflict(_) => LockOutcome::Conflict,
@@ -154,8 +151,9 @@ impl OpenFile {
         if !self.file.locks.borrow().may_hold(owner) {
             return Ok(());
         }
-        self.file.settle_and_publish(&self.client).await?;
-        self.file.change_lock(&self.client, LockChange::Unlock { owner, range }).await.map(drop)
+        let change = LockChange::Unlock { owner, range };
+        self.file.settle_before(&self.client, &change).await?;
+        self.file.change_lock(&self.client, change).await.map(drop)
     }
 
     /// F_GETLK: what would be in the way.
@@ -193,11 +191,15 @@ impl OpenFile {
 
 impl OpenInode {
     /// Before a right is given away: whatever was done under it has happened, and everybody can see it.
-    async fn settle_and_publish(&self, client: &Inner) -> Result<(), ErrorKind> {
-        if !planted(Mutant::UnlockOvertakesWrites) {
-            received(client.engine.submit(Some(self.inode), Operation::Settle).await)?;
+    async fn settle_before(&self, client: &Inner, change: &LockChange) -> Result<(), ErrorKind> {
+        let before = self.locks.borrow().before(change);
+        match before {
+            Before::Nothing => Ok(()),
+            Before::Settle => {
+                received(client.engine.submit(Some(self.inode), Operation::Settle).await)?;
+                self.commit_if_grown(client).await
+            }
         }
-        self.commit_if_grown(client).await
     }
 
     async fn change_lock(&self, client: &Inner, change: LockChange) -> Result<NamespaceReply, ErrorKind> {
@@ -207,7 +209,8 @@ impl OpenInode {
     /// Locks and waits of an owner that is gone.
     pub(crate) async fn release_owner(&self, client: &Inner, owner: LockOwner) -> Result<(), ErrorKind> {
         client.check_fence()?;
-        self.settle_and_publish(client).await?;
-        self.change_lock(client, LockChange::Release { owner }).await.map(drop)
+        let change = LockChange::Release { owner };
+        self.settle_before(client, &change).await?;
+        self.change_lock(client, change).await.map(drop)
     }
 }

@@ -8,10 +8,25 @@
 pub enum Mutant {
     /// An unlock does not wait for the file's earlier operations (design 4.5).
     UnlockOvertakesWrites,
+    /// The last close of a file, and the end of a session, do not wait for earlier operations (design 4.5).
+    CloseOvertakesWrites,
+    /// Leases run by a clock that stops while the machine sleeps (design 4.1, 4.4).
+    ClockStopsInSleep,
     /// A process that closes the file keeps its locks (SEMANTICS S4).
     CloseKeepsLocks,
     /// A wait that is given up stays in the queue (SEMANTICS S4).
     ForgetToCancel,
+}
+
+impl Mutant {
+    /// Each of them once.
+    pub const ALL: [Self; 5] = [
+        Self::UnlockOvertakesWrites,
+        Self::CloseOvertakesWrites,
+        Self::ClockStopsInSleep,
+        Self::CloseKeepsLocks,
+        Self::ForgetToCancel,
+    ];
 }
 
 #[cfg(any(test, feature = "mutants"))]

@@ -3,6 +3,7 @@
 use crate::client::{Inner, unexpected};
 use crate::core::retry::pause;
 use crate::core::{DescriptionId, Extension, FileSize, Life, LockBook, Operation, SizeCap};
+use crate::mutants;
 use crate::options::{Access, OpenContents};
 use crate::shell::engine::received;
 use std::cell::{Cell, RefCell};
@@ -174,7 +175,9 @@ impl OpenInode {
         if state.access.is_none() {
             return Ok(());
         }
-        received(client.engine.submit(Some(self.inode), Operation::Settle).await)?;
+        if !mutants::planted(mutants::Mutant::CloseOvertakesWrites) {
+            received(client.engine.submit(Some(self.inode), Operation::Settle).await)?;
+        }
         self.commit(client, Room::Keep).await?;
         let _asking = self.asking.lock().await;
         // Not after a later open.

@@ -353,6 +353,69 @@ fn holes_are_found_and_discard_makes_them() {
 }
 
 #[test]
+fn what_is_reserved_is_there_with_zeros_and_keeps_what_was_written() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        let block = 4096u64;
+        let data = pattern(4096, 1);
+        file.write(CHUNK, data.clone(), Durability::Volume).await.unwrap();
+        // One request a chunk; blocks that are touched in part are reserved whole.
+        let chunks = 40;
+        file.reserve(100..chunks * CHUNK - 100, SizeEffect::Extend).await.unwrap();
+        assert_eq!(cluster.counts().fills, chunks);
+        assert_eq!(cluster.present_blocks() as u64, chunks * CHUNK / block);
+        assert_eq!(size_of(&client, &file).await, chunks * CHUNK - 100);
+        assert_eq!(client.attributes(file.inode()).await.unwrap().allocated_bytes, chunks * CHUNK);
+        assert_eq!(file.read(CHUNK, 4096).await.unwrap(), data);
+        assert!(file.read(7 * CHUNK, 8192).await.unwrap().iter().all(|byte| *byte == 0));
+        assert_eq!(file.seek(0, Seek::Hole).await.unwrap(), Some(chunks * CHUNK - 100));
+        // Past the end, with the size kept; a shorter size takes it away.
+        file.reserve(50 * CHUNK..51 * CHUNK, SizeEffect::Keep).await.unwrap();
+        assert_eq!(size_of(&client, &file).await, chunks * CHUNK - 100);
+        assert_eq!(cluster.present_blocks() as u64, (chunks + 1) * CHUNK / block);
+        file.truncate(2 * CHUNK).await.unwrap();
+        assert_eq!(cluster.present_blocks() as u64, 2 * CHUNK / block);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_reservation_without_room_fails_and_leaves_the_size() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        cluster.set_faults(|faults| faults.no_space = true);
+        assert_eq!(file.reserve(0..9 * CHUNK, SizeEffect::Extend).await, Err(ErrorKind::NoSpace));
+        assert_eq!(size_of(&client, &file).await, 0);
+        cluster.set_faults(|faults| faults.no_space = false);
+        file.reserve(0..9 * CHUNK, SizeEffect::Extend).await.unwrap();
+        assert_eq!(size_of(&client, &file).await, 9 * CHUNK);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_reservation_follows_a_truncation_by_another_host() {
+    let cluster = cluster();
+    block_on(async {
+        let (a, b) = (connect(&cluster).await, connect(&cluster).await);
+        let file = create(&a, "a").await;
+        file.write(0, pattern(100_000, 1), Durability::Volume).await.unwrap();
+        file.publish_size().await.unwrap();
+        let change = AttributeChange { size_bytes: Some(1_000), ..AttributeChange::default() };
+        b.set_attributes(file.inode(), change).await.unwrap();
+        file.reserve(0..3 * CHUNK, SizeEffect::Extend).await.unwrap();
+        assert_eq!(size_of(&b, &file).await, 3 * CHUNK);
+        assert_eq!(cluster.present_blocks() as u64, 3 * CHUNK / 4096);
+        assert!(file.read(1_000, 99_000).await.unwrap().iter().all(|byte| *byte == 0), "old bytes came back");
+    })
+    .unwrap();
+}
+
+#[test]
 fn synchronous_writes_ask_for_the_disk() {
     let cluster = cluster();
     block_on(async {

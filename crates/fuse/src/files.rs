@@ -10,7 +10,7 @@ use fuser::{
     Errno, FopenFlags, Generation, OpenAccMode, OpenFlags, ReplyAttr, ReplyCreate, ReplyEmpty, ReplyLseek, ReplyOpen,
     ReplyWrite,
 };
-use weft_client::{Access, Durability, FlushScope, OpenContents, Seek, SizeEffect};
+use weft_client::{Access, Durability, FileHandle, FlushScope, OpenContents, Seek, SizeEffect};
 use weft_proto::namespace::{AttributeChange, Credentials};
 use weft_types::{ErrorKind, InodeNumber, LockOwner};
 
@@ -154,12 +154,11 @@ impl Server {
             open.rollback.borrow_mut().other_request();
             let end = offset.checked_add(length).ok_or(ErrorKind::FileTooLarge)?;
             match mode {
-                0 => {
-                    self.check_space(length).await?;
-                    open.file.extend_to(end).await
+                0 | libc::FALLOC_FL_KEEP_SIZE => {
+                    self.check_space(&open.file, length).await?;
+                    let size = if mode == 0 { SizeEffect::Extend } else { SizeEffect::Keep };
+                    open.file.reserve(offset..end, size).await
                 }
-                // Space is not reserved, so there is nothing to do beyond the size.
-                libc::FALLOC_FL_KEEP_SIZE => self.check_space(length).await,
                 m if m == libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE => {
                     open.file.discard(offset..end).await
                 }
@@ -187,10 +186,15 @@ impl Server {
         }
     }
 
-    /// What cannot be had at all is refused now, not at the write.
-    async fn check_space(&self, length: u64) -> Result<(), ErrorKind> {
-        let space = self.client.space().await?;
-        if length > space.free_bytes { Err(ErrorKind::NoSpace) } else { Ok(()) }
+    /// What cannot be had at all is refused before anything is reserved: a volume that was filled in vain is full for
+    /// everybody. What the file has already it need not find.
+    async fn check_space(&self, file: &FileHandle, length: u64) -> Result<(), ErrorKind> {
+        let free = self.client.space().await?.free_bytes;
+        if length <= free {
+            return Ok(());
+        }
+        let had = file.allocated_bytes().await?;
+        if length > free.saturating_add(had) { Err(ErrorKind::NoSpace) } else { Ok(()) }
     }
 
     pub async fn lseek(&self, handle: fuser::FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {

@@ -23,6 +23,7 @@ mod invalidate;
 mod kernel;
 mod locks;
 mod mount;
+mod mutants;
 mod names;
 mod preflight;
 mod rollback;

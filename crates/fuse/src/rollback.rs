@@ -6,6 +6,8 @@
 //! Carried out, it would cut off that host's data. An application that truncates to just that size, on just that handle,
 //! right after its write failed, gets what it sees of the file as well: from this host's view the size is that already.
 
+use crate::mutants::{Mutant, planted};
+
 /// For one open file.
 #[derive(Debug, Default)]
 pub struct RollbackGuard {
@@ -35,20 +37,37 @@ impl RollbackGuard {
 
     /// The kernel sets a size on this handle.
     pub fn set_size(&mut self, size: u64) -> SizeChange {
-        if self.expected.take() == Some(size) { SizeChange::Ignore } else { SizeChange::CarryOut }
+        let expected = if planted(Mutant::IgnoreForEver) { self.expected } else { self.expected.take() };
+        if expected == Some(size) && !planted(Mutant::CarryOutRollback) {
+            SizeChange::Ignore
+        } else {
+            SizeChange::CarryOut
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutants::plant;
+
+    /// Attack kernel-rollback: what the kernel sets, and then an application.
+    fn set_twice(mutant: Option<Mutant>) -> [SizeChange; 2] {
+        plant(mutant);
+        let mut guard = RollbackGuard::default();
+        guard.write_failed(4096, 8192);
+        let sizes = [guard.set_size(4096), guard.set_size(4096)];
+        plant(None);
+        sizes
+    }
 
     #[test]
     fn the_kernels_rollback_after_a_failed_extending_write_is_ignored_once() {
-        let mut guard = RollbackGuard::default();
-        guard.write_failed(4096, 8192);
-        assert_eq!(guard.set_size(4096), SizeChange::Ignore);
-        assert_eq!(guard.set_size(4096), SizeChange::CarryOut);
+        let right = [SizeChange::Ignore, SizeChange::CarryOut];
+        assert_eq!(set_twice(None), right);
+        for mutant in [Mutant::CarryOutRollback, Mutant::IgnoreForEver] {
+            assert_ne!(set_twice(Some(mutant)), right, "{mutant:?} goes unnoticed");
+        }
     }
 
     #[test]

@@ -154,8 +154,15 @@ fn data_reads_back_and_blocks_are_counted_truly() {
     assert_eq!(lseek(&file, 4096, libc::SEEK_DATA).unwrap(), 12_288);
     assert_eq!(lseek(&file, 9_000_000, libc::SEEK_DATA).unwrap_err().raw_os_error(), Some(libc::ENXIO));
 
+    // Holes within, and what follows the end, are there from now on: with zeros.
     fallocate(&file, 0, 0, 10_000_000).unwrap();
-    assert_eq!(file.metadata().unwrap().len(), 10_000_000);
+    let meta = file.metadata().unwrap();
+    assert_eq!((meta.len(), meta.blocks()), (10_000_000, 10_000_000u64.div_ceil(4096) * 8));
+    assert_eq!(lseek(&file, 0, libc::SEEK_HOLE).unwrap(), 10_000_000);
+    let mut whole = vec![1u8; 10_000_000];
+    file.read_exact_at(&mut whole, 0).unwrap();
+    assert!(whole[..4096] == data[..4096] && whole[12_288..9_000_000] == data[12_288..]);
+    assert!(whole[4096..12_288].iter().chain(&whole[9_000_000..]).all(|byte| *byte == 0));
     fallocate(&file, libc::FALLOC_FL_KEEP_SIZE, 0, 20_000_000).unwrap();
     assert_eq!(file.metadata().unwrap().len(), 10_000_000);
     assert_eq!(errno(fallocate(&file, 0, 0, 1 << 45)), libc::ENOSPC);

@@ -6,7 +6,7 @@ use crate::view::{StateError, View};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 pub(crate) fn encode<T: Serialize>(record: &T) -> Result<Vec<u8>, StateError> {
     postcard::to_extend(record, vec![VERSION])

@@ -120,7 +120,6 @@ pub(crate) fn notices_of(id: SessionId) -> Key {
 pub(crate) fn inode(volume: VolumeId, inode: InodeNumber) -> Key {
     key(b'i', &[&volume.0.to_be_bytes(), &inode.0.to_be_bytes()])
 }
-#[cfg(test)]
 pub(crate) fn inodes_of(volume: VolumeId) -> Key {
     key(b'i', &[&volume.0.to_be_bytes()])
 }

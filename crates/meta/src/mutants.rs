@@ -56,6 +56,8 @@ pub enum Mutant {
     TruncateUnacknowledged,
     /// An object is cut or deleted while a session may still write under the generation before (decision 0013).
     CutBeforeAcknowledged,
+    /// A truncation to zero takes effect while a cut is under way, and its deletion takes the place of the cut.
+    SwapDuringCut,
     /// A size collected for a cap that reached less far counts in full (design 7 size).
     CollectPastRoom,
     /// A failed disk is admitted again under its id (design 4.6).
@@ -78,17 +80,36 @@ pub enum Mutant {
     AnyOwner,
     /// Each commit of a node's registration is a restart (design 5.4).
     RegisterTwice,
+    /// A promotion leaves the dead member that it replaces in the set (design 5.3).
+    PromoteBesideDead,
+    /// Whom a primary accuses is removed, whoever else reaches it (design 5.3).
+    BelieveAccuser,
+    /// Any clean-stop mark is a proof, whatever incarnation it names (design 5.4).
+    TrustAnyMark,
+    /// A syncing member may lead (design 5.5).
+    ElectSyncing,
+    /// A late word about an incarnation that is over is taken for one about the present (design 4.1).
+    AnyIncarnationDies,
+    /// A node that holds the only good copy may be removed (design 5.9).
+    RemoveOnlyCopy,
+    /// A stale replica is made primary without a rise of the loss generation (design 5.9).
+    ForceWithoutLoss,
+    /// An operator may make a stale replica primary while one in sync lives (design 5.9).
+    ForceOverLive,
+    /// Nobody waits for a member that lost nothing before the longest lossy log wins (design 5.4).
+    AcceptLossAtOnce,
 }
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 46] = [
         Self::GrantHeldCap,
         Self::ReleaseForgetsSize,
         Self::ServeLastInLine,
         Self::NoRecallDeadline,
         Self::TruncateUnacknowledged,
         Self::CutBeforeAcknowledged,
+        Self::SwapDuringCut,
         Self::CollectPastRoom,
         Self::SkipCompareAndSet,
         Self::RemoveLastLevel,
@@ -119,6 +140,15 @@ impl Mutant {
         Self::CloseKeepsLocks,
         Self::AnyOwner,
         Self::RegisterTwice,
+        Self::PromoteBesideDead,
+        Self::BelieveAccuser,
+        Self::TrustAnyMark,
+        Self::ElectSyncing,
+        Self::AnyIncarnationDies,
+        Self::RemoveOnlyCopy,
+        Self::ForceWithoutLoss,
+        Self::ForceOverLive,
+        Self::AcceptLossAtOnce,
     ];
 }
 

@@ -55,7 +55,8 @@ pub(crate) fn register(txn: &mut Txn<'_>, request: &RegisterNode) -> Result<Comm
         for member in &mut pg.members {
             let Some(proof) = admitted.get(&member.disk) else { continue };
             // A proof speaks for the last incarnation of this node, and only for a disk that took part in it.
-            let proved = proof.is_some_and(|p| p.of == ended && ended != Incarnation(0))
+            let proved = proof
+                .is_some_and(|p| (p.of == ended && ended != Incarnation(0)) || planted(Mutant::TrustAnyMark))
                 && member.incarnation == ended
                 && member.node == request.node;
             if let MemberState::InSync { lossy, behind } = member.state {
@@ -154,7 +155,8 @@ fn new_disk(txn: &mut Txn<'_>, disk: DiskId, node: NodeId, capacity_bytes: u64) 
 /// led by others, all in this one step, so that writes resume at once.
 pub(crate) fn down(txn: &mut Txn<'_>, node: NodeId, incarnation: Incarnation, why: Why) -> Result<CommandReply, Fault> {
     let mut entry: NodeEntry = txn.fetch(&keys::node(node))?.ok_or(ErrorKind::NotFound)?;
-    if entry.record.incarnation != incarnation || entry.record.state != NodeState::Live {
+    let over = entry.record.incarnation != incarnation && !planted(Mutant::AnyIncarnationDies);
+    if over || entry.record.state != NodeState::Live {
         // A late word about an incarnation that is over says nothing about the present one.
         return Ok(CommandReply::Done);
     }
@@ -196,7 +198,8 @@ pub(crate) fn remove(txn: &mut Txn<'_>, node: NodeId) -> Result<CommandReply, Fa
     for pg in txn.all::<PgRecord>(keys::GROUPS)? {
         // Design 5.9: the last good copy is never given up by the way.
         let elsewhere = pg.members.iter().any(|m| m.node != node && m.is_level());
-        if !elsewhere && pg.members.iter().any(|m| m.node == node && m.is_in_sync()) {
+        if !elsewhere && !planted(Mutant::RemoveOnlyCopy) && pg.members.iter().any(|m| m.node == node && m.is_in_sync())
+        {
             let text = format!("node {node} has the only good copy of placement group {}: bring it back", pg.pg);
             return Err(ErrorKind::Busy(text).into());
         }

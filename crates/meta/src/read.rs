@@ -7,15 +7,16 @@ use crate::keys;
 use crate::leader::{Debt, DebtKind, Facts, SessionFact};
 use crate::mutants::{Mutant, planted};
 use crate::records::{
-    ClusterRecord, NodeEntry, NoticeRecord, ReclaimItem, SessionRecord, SessionState, SizeRecovery, TokenRecord,
-    VolumeUsageRecord,
+    ClusterRecord, InodeRecord, NodeEntry, NoticeRecord, ReclaimItem, SessionRecord, SessionState, SizeRecovery,
+    TokenRecord, VolumeUsageRecord,
 };
 use crate::view::{StateError, View};
+use std::collections::BTreeSet;
 use weft_proto::admin::{Event, SessionSummary, TokenSummary, VolumeSummary};
 use weft_proto::namespace::Notice;
 use weft_types::limits::{MAX_DEBTS_LISTED, MAX_EVENTS, MAX_NOTICES_PER_ANSWER, MAX_RECLAIMS_LISTED};
 use weft_types::map::{ClusterMap, LiveSession, VolumeRecord};
-use weft_types::{MapVersion, SessionId, SessionOwner, VolumeId};
+use weft_types::{InodeNumber, MapVersion, ObjectId, SessionId, SessionOwner, VolumeId};
 
 /// The cluster's identity and certificate authority; `None` before `Bootstrap`.
 ///
@@ -164,6 +165,29 @@ pub fn notices(view: &dyn View, session: SessionId, seen: u64) -> Result<(u64, V
         }
     }
     Ok((records.last().map_or(seen, |record| record.number), notices))
+}
+
+/// Who has a file's size cap, and who waits for it, longest first.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn size_line(
+    view: &dyn View,
+    volume: VolumeId,
+    inode: InodeNumber,
+) -> Result<(Option<SessionId>, Vec<SessionId>), StateError> {
+    let record: Option<InodeRecord> = fetch(view, &keys::inode(volume, inode))?;
+    Ok(record.map(|record| (record.size_cap, record.cap_queue)).unwrap_or_default())
+}
+
+/// Every object of a volume that somebody knows of: those of its inodes, and those that wait to be deleted. Reads all inodes.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn known_objects(view: &dyn View, volume: VolumeId) -> Result<BTreeSet<ObjectId>, StateError> {
+    let inodes: Vec<InodeRecord> = fetch_all(view, &keys::inodes_of(volume), usize::MAX)?;
+    let leaving = reclaims(view, usize::MAX)?.into_iter().filter(|item| item.volume == volume).map(|item| item.object);
+    Ok(inodes.into_iter().map(|inode| inode.object).chain(leaving).collect())
 }
 
 /// What sessions owe to each other.

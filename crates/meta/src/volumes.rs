@@ -9,7 +9,9 @@ use crate::records::{NodeEntry, SessionRecord};
 use crate::txn::{Fault, Txn};
 use weft_types::limits::{MAX_PGS_PER_VOLUME, MAX_REPLICAS, MAX_VOLUMES};
 use weft_types::map::{DiskRecord, Member, MemberState, NodeRecord, PgRecord, VolumeRecord, VolumeState};
-use weft_types::{AckMode, ChunkSize, DiskId, Epoch, ErrorKind, LossGeneration, NodeId, PgId, SetVersion, VolumeId};
+use weft_types::{
+    AckMode, ChunkSize, DiskId, Epoch, ErrorKind, LossGeneration, MapVersion, NodeId, PgId, SetVersion, VolumeId,
+};
 
 pub(crate) struct Wish<'c> {
     pub name: &'c str,
@@ -53,6 +55,7 @@ pub(crate) fn create(txn: &mut Txn<'_>, wish: &Wish<'_>) -> Result<CommandReply,
         state: VolumeState::Active,
     };
     let groups: Vec<PgRecord> = txn.all(keys::GROUPS)?;
+    let version = txn.touch_map()?;
     let mut load = PrimaryLoad::of(groups.iter());
     let of_disk = |disk: DiskId| candidates.iter().find(|c| c.disk == disk).map(|c| c.node);
     for index in 0..wish.pg_count {
@@ -60,13 +63,12 @@ pub(crate) fn create(txn: &mut Txn<'_>, wish: &Wish<'_>) -> Result<CommandReply,
         let chosen = placement::choose(&candidates, pg, wish.replicas);
         let placed: Vec<(DiskId, NodeId)> = chosen.iter().filter_map(|d| Some((*d, of_disk(*d)?))).collect();
         let group = new_group(&record, pg, &placed, &nodes, load.take(pg, &placed));
-        txn.put(keys::group(pg), &group)?;
+        txn.put(keys::group(pg), &PgRecord { epoch_since: version, ..group })?;
     }
     txn.put(keys::volume(id), &record)?;
     txn.put(keys::volume_name(wish.name), &id)?;
     namespace::make_root(txn, id)?;
     txn.note(NodeId(0), format!("volume {} is created", wish.name))?;
-    txn.touch_map()?;
     Ok(CommandReply::Volume(record))
 }
 
@@ -109,6 +111,7 @@ fn new_group(
     PgRecord {
         pg,
         epoch: Epoch(1),
+        epoch_since: MapVersion(0),
         primary,
         levelled_epoch: Epoch(0),
         set_version: SetVersion(1),

@@ -25,6 +25,7 @@ mod decoders;
 pub mod identity;
 pub mod layout;
 pub mod memory;
+pub mod mutants;
 pub mod parent;
 pub mod place;
 pub mod preflight;

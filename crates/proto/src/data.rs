@@ -41,6 +41,8 @@ pub enum DataRequest {
     },
     /// Write what another chunk holds. Sent to the primary of the target, which reads the source for itself.
     Copy(CopyRequest),
+    /// Make absent blocks that a byte range touches present, with zeros: room that later writes find.
+    Fill(FillRequest),
 }
 
 impl DataRequest {
@@ -53,6 +55,7 @@ impl DataRequest {
             Self::Write(r) => of(&r.origin),
             Self::Discard(r) => of(&r.origin),
             Self::Copy(r) => of(&r.origin),
+            Self::Fill(r) => of(&r.origin),
             Self::Truncate(r) => r.origin.as_ref().map(of).unwrap_or_default(),
             Self::DeleteObject { origin, .. } => origin.as_ref().map(of).unwrap_or_default(),
             Self::Read(r) => (r.session, OperationId(0)),
@@ -74,6 +77,7 @@ impl DataRequest {
             Self::ObjectExtent { .. } => "extent",
             Self::Presence { .. } => "presence",
             Self::Copy(_) => "copy",
+            Self::Fill(_) => "fill",
         }
     }
 }
@@ -150,6 +154,19 @@ pub struct CopySource {
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct DiscardRequest {
+    pub pg: PgId,
+    pub map_version: MapVersion,
+    pub origin: Origin,
+    pub chunk: ChunkId,
+    pub offset_bytes: u32,
+    pub length_bytes: u32,
+    pub generation: TruncateGeneration,
+    pub ack: AckMode,
+}
+
+/// Up to `MAX_FILL_BYTES` within one chunk. Blocks that are touched in part are filled whole.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct FillRequest {
     pub pg: PgId,
     pub map_version: MapVersion,
     pub origin: Origin,

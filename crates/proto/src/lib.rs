@@ -16,4 +16,4 @@ pub mod namespace;
 pub mod replication;
 
 /// Version of every message in this crate. Raise it with any change that an older peer would misread.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;

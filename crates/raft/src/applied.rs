@@ -10,6 +10,7 @@
 //! from the log, as it does for what sled itself had not written.
 //! Must not know: what keys and values mean.
 
+use crate::mutants::{Mutant, planted};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, decode, encode};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -208,6 +209,9 @@ impl Applied {
                 Some(value) => batch.insert(key, value.as_slice()),
                 None => batch.remove(key),
             }
+        }
+        if planted(Mutant::MarkBeforeState) {
+            self.database.insert(APPLIED_KEY, mark.as_slice()).map_err(|error| store(&error))?;
         }
         batch.insert(APPLIED_KEY, mark);
         self.database.apply_batch(batch).map_err(|error| store(&error))

@@ -10,6 +10,8 @@ pub(crate) enum Mutant {
     EndlessLease,
     /// Who may have promised a leader to keep still votes and stands at once (decision 0010).
     VoteAtOnce,
+    /// sled gets the mark of a step before the step (design 3: one batch).
+    MarkBeforeState,
 }
 
 /// Whether this bug is planted: never in production.

@@ -196,7 +196,7 @@ impl Backup {
             cx.core.saved.promised = epoch;
             cx.save();
         }
-        if cx.core.state_is_durable() {
+        if cx.core.state_is_durable() || cx.core.planted(Mutant::PromiseInMemory) {
             self.promise(cx, handshake);
         } else {
             self.after_save.push(AfterSave::Promise { handshake });
@@ -260,11 +260,11 @@ impl Backup {
                 continue;
             }
             // design 5.2: contiguous, or not at all.
-            if header.previous != cx.core.log_end {
+            if header.previous != cx.core.log_end && !cx.core.planted(Mutant::AcceptGap) {
                 resend = Resend::FromEnd;
                 break;
             }
-            if !verifies(cx.core.config.pg.volume, entry) {
+            if !verifies(cx.core.config.pg.volume, entry) && !cx.core.planted(Mutant::UnverifiedAppend) {
                 cx.report(Report::DamagedOnTheWay { from });
                 resend = Resend::FromEnd;
                 break;
@@ -342,7 +342,8 @@ impl Backup {
 
     fn on_fetch_blocks(&mut self, cx: &mut Context<'_>, asked: BlocksAsked, at_least: LogPosition) {
         // design 6: a member that is not in the stream, or not far enough, has an old block that verifies.
-        if self.joined().is_none() || cx.core.log_end < at_least || cx.core.saved.complete_to.is_some() {
+        let old = self.joined().is_none() || cx.core.log_end < at_least || cx.core.saved.complete_to.is_some();
+        if old && !cx.core.planted(Mutant::RepairFromAnybody) {
             answer_blocks(cx, &asked, None);
             return;
         }

@@ -4,6 +4,7 @@
 use crate::actions::{Action, Report, SavedState};
 use crate::events::{GroupMap, ReadTicket, SaveTicket};
 use crate::mutants::Mutant;
+use crate::refused::Refused;
 use crate::view::StoreView;
 use crate::{Clock, ReplicaConfig};
 use weft_proto::replication::{Envelope, Message};
@@ -18,6 +19,7 @@ pub(crate) struct Core {
     pub durable: LogPosition,
     /// Highest position that the store was told is committed.
     pub committed: LogPosition,
+    pub refused: Refused,
     next_read: u64,
     next_save: u64,
     saved_to: u64,
@@ -34,6 +36,7 @@ impl Core {
             log_end: view.log_end(),
             durable: view.durable(),
             committed: view.committed(),
+            refused: Refused::default(),
             next_read: 0,
             next_save: 0,
             saved_to: 0,

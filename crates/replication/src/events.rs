@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use weft_proto::data::{DiscardRequest, ReadRequest, TruncateRequest, WriteRequest};
+use weft_proto::data::{DiscardRequest, FillRequest, ReadRequest, TruncateRequest, WriteRequest};
 use weft_proto::replication::Envelope;
 use weft_types::{
     BlockHash, BlockIndex, ChunkId, ChunkSize, DiskId, LogPosition, MapVersion, Member, NodeId, ObjectId, Origin,
@@ -104,6 +104,7 @@ pub enum ClientRequest {
     Write { request: WriteRequest, data: Bytes },
     Read(ReadRequest),
     Discard(DiscardRequest),
+    Fill(FillRequest),
     Truncate(TruncateRequest),
     DeleteObject { map_version: MapVersion, origin: Option<Origin>, object: ObjectId },
     Flush { map_version: MapVersion, session: SessionId },

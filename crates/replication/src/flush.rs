@@ -63,7 +63,9 @@ impl Primary {
         if self.flushes.is_empty() {
             return;
         }
-        let generation = cx.core.map.as_ref().map_or(LossGeneration(0), |map| map.record.loss_generation);
+        let of_map = cx.core.map.as_ref().map_or(LossGeneration(0), |map| map.record.loss_generation);
+        let old = cx.core.planted(Mutant::FlushOldGeneration);
+        let generation = if old { cx.core.saved.loss_generation } else { of_map };
         let mut at = 0;
         while at < self.flushes.len() {
             if self.flushes[at].target > durable {

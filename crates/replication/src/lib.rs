@@ -32,6 +32,7 @@ mod peering;
 mod peers;
 mod primary;
 mod reads;
+mod refused;
 mod repair;
 mod replica;
 mod requests;

@@ -7,7 +7,9 @@ use crate::events::{ClientRequest, ReadOutcome, RequestToken};
 use crate::locks::{LockId, Scope};
 use crate::mutants::Mutant;
 use crate::primary::{Primary, ReadPurpose};
-use crate::requests::{Gate, Waiting, ack_mode, good_reply, map_version, origin, reply_error, session, whole_blocks};
+use crate::requests::{
+    Gate, Waiting, ack_mode, good_reply, map_version, origin, refuse_change, reply_error, session, whole_blocks,
+};
 use crate::window::Waiter;
 use bytes::{Bytes, BytesMut};
 use weft_proto::data::{DiscardRequest, TruncateRequest, WriteRequest};
@@ -101,7 +103,7 @@ impl Primary {
         let Some(merge) = self.merges.remove(&id) else { return };
         self.locks.release(merge.scope, merge.lock);
         self.recheck = true;
-        reply_error(cx, merge.token, error);
+        refuse_change(cx, merge.token, origin(&merge.request), error);
     }
 
     /// When all edges are in hand: checked anew, then sequenced, in one step (design 4.2).
@@ -172,7 +174,7 @@ impl Primary {
         let skip = usize::from(whole.first.0 - range.first.0.min(whole.first.0));
         let damaged = !request.hashes.is_empty() && hashes[skip..skip + usize::from(whole.count)] != request.hashes[..];
         if damaged {
-            reply_error(cx, waiter.token, DataError::Malformed);
+            refuse_change(cx, waiter.token, Some(request.origin), DataError::Malformed);
             return;
         }
         let effect = Effect::Write { chunk: request.chunk, range, hashes, end_bytes, generation: request.generation };
@@ -216,7 +218,7 @@ impl Primary {
         head: Option<Bytes>,
         waiter: Waiter,
     ) {
-        if let Some(old) = head {
+        if let Some(old) = head.filter(|_| !cx.core.planted(Mutant::CutKeepsEdge)) {
             let (chunk, within) = place(request, chunk_size);
             let block = BlockIndex((within as usize / BLOCK_SIZE) as u16);
             // Under the generation before: the cut itself must still be news to every member.

@@ -96,7 +96,9 @@ impl Primary {
         match peering.step.clone() {
             Step::Promising => {
                 let patient = now.since(peering.began) < PROMISE_PATIENCE;
-                if !(patient && self.peers.iter().any(must_promise)) {
+                let all = cx.core.planted(Mutant::SyncingAsSource);
+                let silent = |p: &Peer| must_promise(p) || (all && p.live && matches!(p.link, Link::Preparing { .. }));
+                if !(patient && self.peers.iter().any(silent)) {
                     self.choose(cx);
                 }
             }
@@ -132,7 +134,10 @@ impl Primary {
             level = true;
             offer(cx.core.log_end, me);
         }
-        for peer in self.peers.iter().filter(|p| p.is_level() || (anybody && p.is_in_sync())) {
+        let syncing = cx.core.planted(Mutant::SyncingAsSource);
+        for peer in
+            self.peers.iter().filter(|p| p.is_level() || (anybody && p.is_in_sync()) || (syncing && !p.counts()))
+        {
             if let Some(promised) = promised(peer) {
                 level = true;
                 offer(promised.end, peer.disk);

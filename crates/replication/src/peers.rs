@@ -5,6 +5,7 @@
 
 use crate::core::Context;
 use crate::events::ClusterFacts;
+use crate::mutants::Mutant;
 use crate::tuning::{MAX_STREAM_BYTES, PREPARE_RETRY};
 use crate::view::LogUnavailable;
 use bytes::Bytes;
@@ -30,6 +31,12 @@ pub(crate) enum Link {
     Apart,
 }
 
+struct Sent {
+    last: LogPosition,
+    bytes: usize,
+    fills: usize,
+}
+
 pub(crate) struct Peer {
     pub disk: DiskId,
     pub node: NodeId,
@@ -41,9 +48,11 @@ pub(crate) struct Peer {
     pub handshake: u64,
     /// Last entry sent.
     pub cursor: LogPosition,
-    /// Messages sent and not acknowledged: last entry and cost of each; bounds what is sent ahead of the member.
-    sent: VecDeque<(LogPosition, usize)>,
+    /// Messages sent and not acknowledged; bounds what is sent ahead of the member.
+    sent: VecDeque<Sent>,
     sent_bytes: usize,
+    /// Room on its disk that what was sent fills.
+    sent_fills: usize,
     /// Last committed position it was told.
     pub told_committed: LogPosition,
     pub acked: LogPosition,
@@ -73,6 +82,7 @@ impl Peer {
             cursor: LogPosition::ZERO,
             sent: VecDeque::new(),
             sent_bytes: 0,
+            sent_fills: 0,
             told_committed: LogPosition::ZERO,
             acked: LogPosition::ZERO,
             durable: LogPosition::ZERO,
@@ -126,6 +136,7 @@ impl Peer {
         self.sync_asked = LogPosition::ZERO;
         self.sent.clear();
         self.sent_bytes = 0;
+        self.sent_fills = 0;
     }
 
     /// The member misses entries after `end`: go on from there.
@@ -143,11 +154,22 @@ impl Peer {
     /// Its last word on space would make us hold something back. It has to be asked again: a member that is idle says
     /// nothing by itself, and neither a resync nor a write may wait for room that is there by now.
     pub fn is_short_of_room(&self) -> bool {
-        self.credits_bytes < self.sent_bytes as u64 + ROOM_TO_ASK_AGAIN_BYTES
+        self.credits_bytes < self.taken_room() + ROOM_TO_ASK_AGAIN_BYTES
     }
 
     fn has_room(&self) -> bool {
-        self.credits_bytes > self.sent_bytes as u64
+        self.credits_bytes > self.taken_room()
+    }
+
+    /// Of what it has told, for what it was sent since.
+    const fn taken_room(&self) -> u64 {
+        (self.sent_bytes + self.sent_fills) as u64
+    }
+
+    /// Whether it may be sent entries that fill so much. A member that counts has been asked for its credits; one that does
+    /// not must not run out of room for what nobody asked it for.
+    pub fn takes_fills(&self, bytes: usize) -> bool {
+        bytes == 0 || self.counts() || self.credits_bytes > self.taken_room() + bytes as u64
     }
 
     pub const fn is_in_sync(&self) -> bool {
@@ -191,8 +213,10 @@ impl Peer {
         let further = report.end > self.acked || report.durable > self.durable;
         if report.end > self.acked {
             self.acked = report.end;
-            while self.sent.front().is_some_and(|(last, _)| *last <= self.acked) {
-                self.sent_bytes -= self.sent.pop_front().map_or(0, |(_, cost)| cost);
+            while self.sent.front().is_some_and(|sent| sent.last <= self.acked) {
+                let Some(sent) = self.sent.pop_front() else { break };
+                self.sent_bytes -= sent.bytes;
+                self.sent_fills -= sent.fills;
             }
             self.progress = now;
         }
@@ -210,7 +234,13 @@ impl Peer {
         {
             let budget = MAX_STREAM_BYTES.min(MAX_FRAME_PAYLOAD_BYTES / 2);
             match cx.view.entries_after(self.cursor, MAX_APPEND_ENTRIES, budget) {
-                Ok(entries) if !entries.is_empty() => {
+                Ok(mut entries) if !entries.is_empty() => {
+                    if !cx.core.planted(Mutant::FillSentBlindly) {
+                        self.keep_what_fits(&mut entries);
+                    }
+                    if entries.is_empty() {
+                        return;
+                    }
                     let entries = entries.into_iter().map(|entry| Arc::new(seen_by(entry, self.disk))).collect();
                     self.append(cx, epoch, committed, entries);
                 }
@@ -223,6 +253,16 @@ impl Peer {
         }
     }
 
+    /// Drops entries from the first one on that fills more than there is room for. They follow when there is.
+    fn keep_what_fits(&self, entries: &mut Vec<Entry>) {
+        let mut filled = 0;
+        let first_too_many = entries.iter().position(|entry| {
+            filled += entry.header.effect.filled_bytes();
+            !self.takes_fills(filled)
+        });
+        entries.truncate(first_too_many.unwrap_or(entries.len()));
+    }
+
     pub fn append(&mut self, cx: &mut Context<'_>, epoch: Epoch, committed: LogPosition, entries: Vec<Arc<Entry>>) {
         let Some(last) = entries.last() else { return };
         if self.acked >= self.cursor {
@@ -230,9 +270,11 @@ impl Peer {
             self.progress = cx.clock.now;
         }
         self.cursor = last.header.position;
-        let cost = entries.iter().map(|e| e.data.len() + ENTRY_COST_BYTES).sum();
-        self.sent.push_back((self.cursor, cost));
-        self.sent_bytes += cost;
+        let bytes = entries.iter().map(|e| e.data.len() + ENTRY_COST_BYTES).sum();
+        let fills = entries.iter().map(|e| e.header.effect.filled_bytes()).sum();
+        self.sent.push_back(Sent { last: self.cursor, bytes, fills });
+        self.sent_bytes += bytes;
+        self.sent_fills += fills;
         self.told_committed = committed;
         let sync = std::mem::take(&mut self.sync);
         if sync == SyncWish::Now {

@@ -17,7 +17,7 @@ use crate::repair::Repair;
 use crate::requests::Waiting;
 use crate::resync::{CopyRead, Resync};
 use crate::tuning::{MAX_WAITING_REQUESTS, RESYNC_DEFAULT_BYTES_PER_SECOND};
-use crate::window::{Waiter, Window};
+use crate::window::{Cost, Waiter, Window};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -68,7 +68,8 @@ pub(crate) struct Primary {
     pub readable: LogPosition,
     pub window: Window,
     batch: Vec<Queued>,
-    pub batch_bytes: u64,
+    /// Room that the open batch takes.
+    pub batch_room: u64,
     /// Truncate generations that the open batch brings and the store does not know yet.
     pub new_generations: Vec<(ObjectId, TruncateGeneration)>,
     pub waiting: VecDeque<Waiting>,
@@ -110,7 +111,7 @@ impl Primary {
             readable: LogPosition::ZERO,
             window: Window::default(),
             batch: Vec::new(),
-            batch_bytes: 0,
+            batch_room: 0,
             new_generations: Vec::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -142,7 +143,8 @@ impl Primary {
             self.changes.clear();
         }
         self.update_peers(cx, &map.record, &map.cluster);
-        if map.record.pending_move.is_some() {
+        let waits = cx.core.planted(Mutant::MoveAwaitsWrites) && self.window.len() > 0;
+        if map.record.pending_move.is_some() && !waits && !cx.core.planted(Mutant::AnswerWhileMoved) {
             self.move_away(cx);
             return;
         }
@@ -167,6 +169,9 @@ impl Primary {
                 Some(peer) => peer.update(member, facts, record.set_version, now),
                 None => self.peers.push(Peer::new(member, facts, now)),
             }
+        }
+        if cx.core.planted(Mutant::GoneDiskLives) {
+            self.peers.iter_mut().for_each(|p| p.live = facts.live_nodes.contains(&p.node));
         }
         self.peers.sort_by_key(|p| p.disk);
     }
@@ -263,7 +268,11 @@ impl Primary {
             }
             Resend::FromEnd | Resend::No => {}
         }
-        let further = peer.take_report(report, cx.clock.now);
+        let mut further = peer.take_report(report, cx.clock.now);
+        if cx.core.planted(Mutant::SyncedIsEnough) && report.durable == report.end {
+            peer.durable = self.appended;
+            further = true;
+        }
         if report.resend == Resend::FromEnd && peer.is_joined() && report.end < peer.cursor {
             peer.rewind(report.end);
             let disk = peer.disk;
@@ -281,9 +290,12 @@ impl Primary {
                 *asked = None;
             } else {
                 // Keep the clock of a member that was silent already: a flapping connection is no progress.
-                let progress = peer.progress;
+                let (progress, told) = (peer.progress, peer.told_committed);
                 peer.restart(cx.clock.now);
                 peer.progress = progress;
+                if cx.core.planted(Mutant::ToldForEver) {
+                    peer.told_committed = told;
+                }
                 self.resync_stream_broke(disk);
             }
         }
@@ -305,14 +317,14 @@ impl Primary {
         {
             self.new_generations.push((object, generation));
         }
+        let cost = Cost::of(&effect, data.len());
         let header = self.next_header(cx, effect, origin, None);
         let position = header.position;
         if self.foresight.sequenced() || waiter.as_ref().is_some_and(|w| w.ack == AckMode::Disk) {
             self.sync = SyncWish::Now;
         }
-        let bytes = data.len() as u64;
-        self.window.push(position, scope, origin.map(|o| (o.session, o.operation)), waiter, bytes);
-        self.batch_bytes += bytes;
+        self.window.push(position, scope, origin.map(|o| (o.session, o.operation)), waiter, cost);
+        self.batch_room += cost.room_bytes;
         self.batch.push(Queued { entry: Arc::new(Entry { header, data }), only: None });
         position
     }
@@ -323,6 +335,10 @@ impl Primary {
         let position = header.position;
         let copy = Arc::new(Entry { header: header.clone(), data });
         header.effect = Effect::Nothing;
+        if cx.core.planted(Mutant::CopyBlocksReads) {
+            let cost = Cost::of(&copy.header.effect, copy.data.len());
+            self.window.push(position, scope_of(&copy.header.effect), None, None, cost);
+        }
         let entry = Arc::new(Entry { header, data: Bytes::new() });
         self.batch.push(Queued { entry, only: Some((target, copy)) });
         position
@@ -371,7 +387,7 @@ impl Primary {
             }
             // The network is under way while the journal is written; acknowledgements follow the append in the list.
             cx.act(Action::Append(entries));
-            self.batch_bytes = 0;
+            self.batch_room = 0;
             self.new_generations.clear();
             self.advance(cx);
         }
@@ -390,7 +406,9 @@ impl Primary {
         let peer = &mut self.peers[at];
         let disk = peer.disk;
         let special = batch.iter().any(|q| q.only.as_ref().is_some_and(|(only, _)| *only == disk));
-        if !peer.takes_live() || peer.cursor != previous {
+        let filled = || entries.iter().map(|entry| entry.header.effect.filled_bytes()).sum();
+        let fits = peer.counts() || cx.core.planted(Mutant::FillSentBlindly) || peer.takes_fills(filled());
+        if !peer.takes_live() || peer.cursor != previous || !fits {
             if special && !cx.core.planted(Mutant::CopyFromJournal) {
                 self.resync_copies_lost(disk);
             }
@@ -458,7 +476,8 @@ impl Primary {
         let durable = self.durable_on_all(cx);
         while let Some(mut entry) = self.window.pop_through(self.acked) {
             if let Some(waiter) = entry.waiter.take() {
-                if waiter.ack == AckMode::Memory || entry.position <= durable {
+                let in_memory = waiter.ack == AckMode::Memory || cx.core.planted(Mutant::DiskAckInMemory);
+                if in_memory || entry.position <= durable {
                     answer(cx, waiter);
                 } else {
                     self.late.push((entry.position, waiter));
@@ -598,7 +617,9 @@ fn answer(cx: &mut Context<'_>, waiter: Waiter) {
 
 fn generation_of(effect: &Effect) -> Option<(ObjectId, TruncateGeneration)> {
     match effect {
-        Effect::Write { chunk, generation, .. } => Some((chunk.object, *generation)),
+        Effect::Write { chunk, generation, .. } | Effect::Fill { chunk, generation, .. } => {
+            Some((chunk.object, *generation))
+        }
         Effect::Truncate { object, generation, .. } => Some((*object, *generation)),
         _ => None,
     }
@@ -607,9 +628,9 @@ fn generation_of(effect: &Effect) -> Option<(ObjectId, TruncateGeneration)> {
 fn scope_of(effect: &Effect) -> Option<Scope> {
     match effect {
         Effect::Nothing => None,
-        Effect::Write { chunk, range, .. } | Effect::Discard { chunk, range, .. } => {
-            Some(Scope::Blocks(*chunk, *range))
-        }
+        Effect::Write { chunk, range, .. }
+        | Effect::Discard { chunk, range, .. }
+        | Effect::Fill { chunk, range, .. } => Some(Scope::Blocks(*chunk, *range)),
         Effect::Truncate { object, .. } | Effect::DeleteObject { object } => Some(Scope::Object(*object)),
         Effect::DeleteChunk { chunk } => Some(Scope::Object(chunk.object)),
     }

@@ -6,6 +6,7 @@ use crate::core::Context;
 use crate::events::BadBlock;
 use crate::locks::{LockId, Scope};
 use crate::merge::Edge;
+use crate::mutants::Mutant;
 use crate::primary::Primary;
 use crate::tuning::REPAIR_TIMEOUT;
 use bytes::Bytes;
@@ -57,7 +58,8 @@ impl Primary {
         let next = self
             .peers
             .iter()
-            .find(|p| p.is_level() && p.is_joined() && p.acked >= at_least && !repair.tried.contains(&p.disk));
+            .filter(|p| cx.core.planted(Mutant::RepairFromAnybody) || (p.is_level() && p.acked >= at_least))
+            .find(|p| p.is_joined() && !repair.tried.contains(&p.disk));
         let Some(peer) = next else {
             let (chunk, block) = (repair.chunk, repair.bad.block);
             cx.report(Report::Unrepairable { chunk, block });
@@ -85,7 +87,8 @@ impl Primary {
         let (chunk, block) = (repair.chunk, repair.bad.block);
         let good = bytes.len() == BLOCK_SIZE && hashes.len() == 1 && {
             let hash = block_hash(cx.core.config.pg.volume, chunk, block, bytes);
-            hash == hashes[0] && repair.bad.expected.is_none_or(|expected| expected == hash)
+            let expected = repair.bad.expected.filter(|_| !cx.core.planted(Mutant::RepairUnchecked));
+            hash == hashes[0] && expected.is_none_or(|expected| expected == hash)
         };
         if !good {
             self.repair_on(cx, id);

@@ -169,6 +169,7 @@ impl Replica {
             return;
         }
         self.core.map = Some(map.clone());
+        self.core.refused.keep(&map.cluster.live_sessions);
         let mut cx = Context { core: &mut self.core, clock, view, out };
         let leads = leads(&map.record, &cx);
         match &mut self.role {

@@ -12,9 +12,9 @@ use crate::tuning::{MAX_WAITING_BYTES, MAX_WAITING_REQUESTS, REQUEST_PATIENCE};
 use crate::view::Lookup;
 use crate::window::Waiter;
 use bytes::Bytes;
-use weft_proto::data::WriteRequest;
+use weft_proto::data::{FillRequest, WriteRequest};
 use weft_types::error::NotServing;
-use weft_types::limits::{MAX_INFLIGHT_BYTES_PER_PG, MAX_INFLIGHT_ENTRIES_PER_PG, MAX_IO_BYTES};
+use weft_types::limits::{MAX_FILL_BYTES, MAX_INFLIGHT_BYTES_PER_PG, MAX_INFLIGHT_ENTRIES_PER_PG, MAX_IO_BYTES};
 use weft_types::{
     AckMode, BLOCK_SIZE, BlockIndex, BlockRange, BootTime, ChunkSize, DataError, Effect, LogPosition, MapVersion,
     ObjectId, Origin, SessionId, TruncateGeneration, checksum,
@@ -26,6 +26,23 @@ pub(crate) struct Waiting {
     request: ClientRequest,
     since: BootTime,
 }
+
+enum Admission {
+    /// Looked up only where it matters.
+    Go {
+        absent_blocks: u16,
+    },
+    /// When the open batch has been appended.
+    Later,
+    NoSpace,
+}
+
+impl Admission {
+    const FREE: Self = Self::Go { absent_blocks: 0 };
+}
+
+/// What a new chunk file takes beside its blocks, about: trailers of a chunk of 4 MiB, and what the filesystem knows of it.
+const FILE_BLOCKS: u64 = 8;
 
 pub(crate) enum Gate {
     Go,
@@ -116,13 +133,14 @@ impl Primary {
         if self.phase == Phase::Moved {
             return Gate::Refuse(DataError::NotServing { reason: NotServing::Moving });
         }
-        if map_version > map.cluster.version || self.phase != Phase::Serving {
+        let early = map_version > map.cluster.version && !cx.core.planted(Mutant::IgnoreMapVersion);
+        if early || self.phase != Phase::Serving {
             return Gate::Wait;
         }
         if !cx.clock.has_lease() && !cx.core.planted(Mutant::ServeWithoutLease) {
             return Gate::Wait;
         }
-        match session {
+        match session.filter(|_| !cx.core.planted(Mutant::ServeStruck)) {
             Some(session) if !map.cluster.live_sessions.contains(&session) => Gate::Refuse(DataError::Fenced),
             _ => Gate::Go,
         }
@@ -156,6 +174,10 @@ impl Primary {
         token: RequestToken,
         request: ClientRequest,
     ) -> Option<ClientRequest> {
+        if sent_to_an_earlier_epoch(cx, &request) {
+            let known = cx.core.map_version();
+            return reply_error(cx, token, DataError::NotPrimary { known });
+        }
         match self.gate(cx, map_version(&request), session(&request)) {
             Gate::Wait => return Some(request),
             Gate::Refuse(error) => return reply_error(cx, token, error),
@@ -171,7 +193,8 @@ impl Primary {
         if let Some((object, wanted)) = generation(&request) {
             let known = self.object_generation(cx, object);
             let truncating = matches!(request, ClientRequest::Truncate(_));
-            match known {
+            let looks = truncating || !cx.core.planted(Mutant::WriteAnyGeneration);
+            match known.filter(|_| looks) {
                 Some(current) if truncating && current >= wanted => {
                     // Cut already; what was written since must stay. The cut may not be durable yet.
                     let waiter = Waiter { token, ack: ack_mode(cx, &request), reply: Reply::Done };
@@ -189,11 +212,6 @@ impl Primary {
         if !self.has_minimum(cx) || self.window_is_full() {
             return Some(request);
         }
-        if let ClientRequest::Write { data, .. } = &request
-            && !self.has_credits(cx, data.len() as u64 + BLOCK_SIZE as u64)
-        {
-            return reply_error(cx, token, DataError::NoSpace);
-        }
         let locked = self.locks.conflicts(scope) && !cx.core.planted(Mutant::MergeWithoutLock);
         // A cut never queues behind writes: some of them may wait for this very cut.
         let queues = !matches!(request, ClientRequest::Truncate(_))
@@ -201,7 +219,13 @@ impl Primary {
         if locked || queues {
             return Some(request);
         }
-        self.start_change(cx, token, request, scope, chunk_size)
+        match self.admission(cx, &request, scope) {
+            Admission::Go { absent_blocks } => {
+                self.start_change(cx, token, request, (scope, absent_blocks), chunk_size)
+            }
+            Admission::Later => Some(request),
+            Admission::NoSpace => refuse_change(cx, token, origin(&request), DataError::NoSpace),
+        }
     }
 
     fn start_change(
@@ -209,7 +233,7 @@ impl Primary {
         cx: &mut Context<'_>,
         token: RequestToken,
         request: ClientRequest,
-        scope: Scope,
+        (scope, absent_blocks): (Scope, u16),
         chunk_size: ChunkSize,
     ) -> Option<ClientRequest> {
         match request {
@@ -220,6 +244,7 @@ impl Primary {
                 let waiter = Waiter { token, ack: ack_mode(cx, &request), reply: Reply::Done };
                 self.sequence(cx, Effect::DeleteObject { object }, Bytes::new(), origin, Some(waiter));
             }
+            ClientRequest::Fill(request) => self.fill(cx, token, &request, absent_blocks),
             other => self.start_merge(cx, token, other, scope, chunk_size),
         }
         None
@@ -232,13 +257,25 @@ impl Primary {
         let computed = checksum::block_hashes(cx.core.config.pg.volume, request.chunk, range, &data);
         if !request.hashes.is_empty() && request.hashes != computed {
             // Damaged on the way from the client: refused, not stored.
-            reply_error(cx, token, DataError::Malformed);
+            refuse_change(cx, token, Some(request.origin), DataError::Malformed);
             return;
         }
         let effect =
             Effect::Write { chunk: request.chunk, range, hashes: computed, end_bytes, generation: request.generation };
         let waiter = Waiter { token, ack: request.ack, reply: Reply::Written };
         self.sequence(cx, effect, data, Some(request.origin), Some(waiter));
+    }
+
+    /// Whole blocks, outwards: a block that is reserved in part is reserved.
+    fn fill(&mut self, cx: &mut Context<'_>, token: RequestToken, request: &FillRequest, absent_blocks: u16) {
+        let range = BlockRange::covering(&(request.offset_bytes..request.offset_bytes + request.length_bytes));
+        let effect = match absent_blocks {
+            // Nothing to do but to remember that it was done.
+            0 => Effect::Nothing,
+            _ => Effect::Fill { chunk: request.chunk, range, absent_blocks, generation: request.generation },
+        };
+        let waiter = Waiter { token, ack: request.ack, reply: Reply::Done };
+        self.sequence(cx, effect, Bytes::new(), Some(request.origin), Some(waiter));
     }
 
     /// design 5.8: an operation that has a place in the log is answered from it; one below the low-water mark never runs.
@@ -252,7 +289,12 @@ impl Primary {
             None => cx.view.lookup(origin.session, origin.operation),
         };
         match known {
-            Lookup::New => false,
+            // A copy of something that was refused, whose client has gone on.
+            Lookup::New if cx.core.planted(Mutant::ForgetRefusals) => false,
+            Lookup::New => cx.core.refused.find(origin).is_some_and(|error| {
+                reply_error(cx, token, error);
+                true
+            }),
             Lookup::BelowLowWater(low_water) => {
                 reply_error(cx, token, DataError::Answered { low_water });
                 true
@@ -266,7 +308,8 @@ impl Primary {
     }
 
     fn answer_when_acked(&mut self, cx: &mut Context<'_>, position: LogPosition, waiter: Waiter) {
-        let durable = waiter.ack == AckMode::Memory || position <= self.durable_on_all(cx);
+        let in_memory = waiter.ack == AckMode::Memory || cx.core.planted(Mutant::DiskAckInMemory);
+        let durable = in_memory || position <= self.durable_on_all(cx);
         if position <= self.acked && durable {
             cx.act(Action::Reply { token: waiter.token, result: Ok(waiter.reply) });
             return;
@@ -285,6 +328,9 @@ impl Primary {
 
     /// design 5.3: writes wait while too few members are level.
     fn has_minimum(&self, cx: &Context<'_>) -> bool {
+        if cx.core.planted(Mutant::NoMinimum) {
+            return true;
+        }
         cx.core.map.as_ref().is_some_and(|map| {
             let level = map.record.members.iter().filter(|m| m.is_level()).count();
             level >= usize::from(map.record.min_in_sync)
@@ -292,18 +338,71 @@ impl Primary {
     }
 
     pub fn window_is_full(&self) -> bool {
-        self.window.len() >= MAX_INFLIGHT_ENTRIES_PER_PG || self.window.bytes() >= MAX_INFLIGHT_BYTES_PER_PG as u64
+        self.window.len() >= MAX_INFLIGHT_ENTRIES_PER_PG || self.window.data_bytes() >= MAX_INFLIGHT_BYTES_PER_PG as u64
+    }
+
+    /// design 5.10: a change is admitted when every member has room for the blocks that it makes present. Blocks that are
+    /// present have theirs. Looking them up costs more than the usual answer, so that is done only when room is short.
+    fn admission(&self, cx: &Context<'_>, request: &ClientRequest, scope: Scope) -> Admission {
+        let block = BLOCK_SIZE as u64;
+        let extra = match request {
+            ClientRequest::Write { data, .. } if self.has_credits(cx, data.len() as u64 + block) => {
+                return Admission::FREE;
+            }
+            ClientRequest::Write { .. } if cx.core.planted(Mutant::ReservedNeedsRoom) => return Admission::NoSpace,
+            ClientRequest::Write { .. } => block,
+            ClientRequest::Fill(_) => FILE_BLOCKS * block,
+            _ => return Admission::FREE,
+        };
+        let Scope::Blocks(chunk, range) = scope else { return Admission::FREE };
+        // What the store shows is the log without the open batch, and that may hold a discard of these very blocks.
+        let blind = cx.core.planted(Mutant::PresenceBeforeBatch);
+        if !blind && self.window.last_conflict(scope, cx.view.log_end()).is_some() {
+            return Admission::Later;
+        }
+        let absent_blocks = cx.view.absent_blocks(chunk, range);
+        let bytes = u64::from(absent_blocks) * block + extra;
+        let own_only = matches!(request, ClientRequest::Fill(_)) && cx.core.planted(Mutant::FillOnOwnCredits);
+        if absent_blocks == 0 || self.has_credits(cx, bytes) || (own_only && cx.view.credits_bytes() >= bytes) {
+            Admission::Go { absent_blocks }
+        } else {
+            Admission::NoSpace
+        }
     }
 
     /// design 5.10: room on every member for what is under way and for this.
     fn has_credits(&self, cx: &Context<'_>, bytes: u64) -> bool {
-        cx.view.credits_bytes() >= self.batch_bytes + bytes
+        if cx.core.planted(Mutant::AdmitWithoutCredits) {
+            return true;
+        }
+        cx.view.credits_bytes() >= self.batch_room + bytes
             && self
                 .peers
                 .iter()
                 .filter(|p| p.counts() && p.is_joined())
-                .all(|p| p.credits_bytes >= self.window.bytes_after(p.acked) + bytes)
+                .all(|p| p.credits_bytes >= self.window.room_after(p.acked) + bytes)
     }
+}
+
+/// The request names a map of before this epoch. It may be a copy that was held back while the primary of another epoch
+/// refused the operation for good, which only that member remembers (`refused`), and its client has gone on since. A client
+/// that still wants it asks again with the new map.
+fn sent_to_an_earlier_epoch(cx: &Context<'_>, request: &ClientRequest) -> bool {
+    let begun = cx.core.map.as_ref().map(|map| map.record.epoch_since);
+    begun.is_some_and(|begun| map_version(request) < begun) && !cx.core.planted(Mutant::TakeFromEarlierEpoch)
+}
+
+/// Refuses a change. When the client takes that for an answer, no copy of the request is carried out later.
+pub(crate) fn refuse_change(
+    cx: &mut Context<'_>,
+    token: RequestToken,
+    origin: Option<Origin>,
+    error: DataError,
+) -> Option<ClientRequest> {
+    let last = matches!(error, DataError::NoSpace | DataError::Corrupt | DataError::Malformed);
+    let noted = !last || origin.is_none_or(|origin| cx.core.refused.note(origin, &error));
+    let error = if noted { error } else { DataError::NotServing { reason: NotServing::Overloaded } };
+    reply_error(cx, token, error)
 }
 
 pub(crate) fn reply_error(cx: &mut Context<'_>, token: RequestToken, error: DataError) -> Option<ClientRequest> {
@@ -327,6 +426,7 @@ pub(crate) fn map_version(request: &ClientRequest) -> MapVersion {
         ClientRequest::Write { request, .. } => request.map_version,
         ClientRequest::Read(request) => request.map_version,
         ClientRequest::Discard(request) => request.map_version,
+        ClientRequest::Fill(request) => request.map_version,
         ClientRequest::Truncate(request) => request.map_version,
         ClientRequest::DeleteObject { map_version, .. }
         | ClientRequest::Flush { map_version, .. }
@@ -339,6 +439,7 @@ pub(crate) fn origin(request: &ClientRequest) -> Option<Origin> {
     match request {
         ClientRequest::Write { request, .. } => Some(request.origin),
         ClientRequest::Discard(request) => Some(request.origin),
+        ClientRequest::Fill(request) => Some(request.origin),
         ClientRequest::Truncate(request) => request.origin,
         ClientRequest::DeleteObject { origin, .. } => *origin,
         ClientRequest::Read(_)
@@ -363,6 +464,7 @@ pub(crate) fn ack_mode(cx: &Context<'_>, request: &ClientRequest) -> AckMode {
     match request {
         ClientRequest::Write { request, .. } => request.ack,
         ClientRequest::Discard(request) => request.ack,
+        ClientRequest::Fill(request) => request.ack,
         ClientRequest::Truncate(_) | ClientRequest::DeleteObject { .. } if !cx.core.planted(Mutant::CutInMemory) => {
             AckMode::Disk
         }
@@ -381,6 +483,7 @@ pub(crate) fn generation(request: &ClientRequest) -> Option<(ObjectId, TruncateG
     match request {
         ClientRequest::Write { request, .. } => Some((request.chunk.object, request.generation)),
         ClientRequest::Discard(request) => Some((request.chunk.object, request.generation)),
+        ClientRequest::Fill(request) => Some((request.chunk.object, request.generation)),
         ClientRequest::Truncate(request) => Some((request.object, request.generation)),
         ClientRequest::Read(request) => {
             request.contents.generation().map(|generation| (request.chunk.object, generation))
@@ -410,6 +513,8 @@ fn scope_of(request: &ClientRequest, chunk_size: ChunkSize) -> Option<Scope> {
     match request {
         ClientRequest::Write { request, data } => blocks(request.chunk, request.offset_bytes, data.len()),
         ClientRequest::Discard(request) => blocks(request.chunk, request.offset_bytes, request.length_bytes as usize),
+        ClientRequest::Fill(request) if request.length_bytes > MAX_FILL_BYTES => None,
+        ClientRequest::Fill(request) => blocks(request.chunk, request.offset_bytes, request.length_bytes as usize),
         ClientRequest::Truncate(request) => Some(Scope::Object(request.object)),
         ClientRequest::DeleteObject { object, .. } => Some(Scope::Object(*object)),
         _ => None,

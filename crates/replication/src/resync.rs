@@ -43,6 +43,8 @@ pub(crate) struct Resync {
     scope: ListScope,
     todo: BTreeSet<ChunkId>,
     active: BTreeMap<ChunkId, ChunkCopy>,
+    /// Copies of chunks that were begun, to tell them apart.
+    attempts: u64,
     total: u64,
     bytes_copied: u64,
     bytes_equal: u64,
@@ -75,16 +77,18 @@ enum ChunkCopy {
         asked: BootTime,
     },
     Copying {
+        attempt: u64,
         ranges: VecDeque<BlockRange>,
         reading: usize,
         last: LogPosition,
     },
 }
 
-/// A read for a copy.
+/// A read for a copy. It may come back when its chunk is compared or copied anew, and is of no use then.
 pub(crate) struct CopyRead {
     run: u64,
     chunk: ChunkId,
+    attempt: u64,
     range: BlockRange,
     lock: Option<LockId>,
 }
@@ -104,7 +108,7 @@ impl Primary {
         };
         let target = resync.target;
         let asks_again = now.since(resync.asked) >= RESYNC_RETRY;
-        let stalled = now.since(resync.progress) >= RESYNC_STALL;
+        let stalled = now.since(resync.progress) >= RESYNC_STALL && !cx.core.planted(Mutant::IgnoreStall);
         let Some(peer) = self.peers.iter_mut().find(|p| p.disk == target) else {
             self.resync = None;
             return;
@@ -122,11 +126,13 @@ impl Primary {
             Stage::Listing { .. } if asks_again => self.ask_listing(cx),
             Stage::Dedupe { sent: true } if asks_again => resync.stage = Stage::Dedupe { sent: false },
             Stage::Barrier(barrier) => {
-                if durable >= barrier {
+                if durable >= barrier || cx.core.planted(Mutant::PromoteBeforeBarrier) {
                     resync.stage = Stage::Promoting;
                     self.ask(cx, SetChange::Promote { disk: target });
                 } else if asks_again {
                     resync.asked = now;
+                    // What it synced it may have told in a report that was lost.
+                    peer.sync_asked = LogPosition::ZERO;
                     peer.sync = SyncWish::Now;
                 }
             }
@@ -170,7 +176,8 @@ impl Primary {
         let history = cx.view.history();
         let common = last_common(&history, &theirs.history).min(theirs.end);
         // design 5.7: the smaller of what it was complete to and where the logs part.
-        let complete_to = theirs.complete_to.unwrap_or(theirs.end).min(common);
+        let of_theirs = theirs.complete_to.unwrap_or(theirs.end);
+        let complete_to = if cx.core.planted(Mutant::StartAtTheirEnd) { of_theirs } else { of_theirs.min(common) };
         let cut_allowed = common == theirs.end || common >= theirs.committed;
         let (log, joins_at) = if common >= cx.view.log_start() && cut_allowed {
             (ResyncLog::CutAfter(common), common)
@@ -192,6 +199,7 @@ impl Primary {
             scope: ListScope::All,
             todo: BTreeSet::new(),
             active: BTreeMap::new(),
+            attempts: 0,
             total: 0,
             bytes_copied: 0,
             bytes_equal: 0,
@@ -316,9 +324,9 @@ impl Primary {
                 // Our own trailer does not verify. Ask again later: scrub may have repaired it.
                 resync.active.insert(chunk, ChunkCopy::Hashing { asked: cx.clock.now });
             }
-            Difference::Blocks(ranges) => {
-                let last = LogPosition::ZERO;
-                resync.active.insert(chunk, ChunkCopy::Copying { ranges, reading: 0, last });
+            Difference::Blocks(ranges) => resync.begin_copy(chunk, ranges, LogPosition::ZERO),
+            Difference::DeleteThen(ranges) if ranges.is_empty() && cx.core.planted(Mutant::KeepAbsent) => {
+                resync.begin_copy(chunk, ranges, LogPosition::ZERO);
             }
             Difference::DeleteThen(ranges) => {
                 // What is deleted and what is copied must be the chunk as of one place in the log.
@@ -330,7 +338,7 @@ impl Primary {
                 }
                 let last = self.sequence_copy(cx, target, Effect::DeleteChunk { chunk }, Bytes::new());
                 if let Some(resync) = &mut self.resync {
-                    resync.active.insert(chunk, ChunkCopy::Copying { ranges, reading: 0, last });
+                    resync.begin_copy(chunk, ranges, last);
                 }
             }
         }
@@ -361,9 +369,10 @@ impl Primary {
             }
             _ => return,
         }
-        if !live {
+        if !live || (cx.core.planted(Mutant::CopyAwaitsWrites) && self.window.len() > 0) {
             return;
         }
+        let Some(resync) = &mut self.resync else { return };
         resync.refill(now, rate);
         for (chunk, copy) in &mut resync.active {
             if let ChunkCopy::Hashing { asked } = copy
@@ -392,7 +401,7 @@ impl Primary {
         let Some(resync) = &mut self.resync else { return };
         let mut reads = Vec::new();
         for (chunk, copy) in &mut resync.active {
-            let ChunkCopy::Copying { ranges, reading, .. } = copy else { continue };
+            let ChunkCopy::Copying { attempt, ranges, reading, .. } = copy else { continue };
             while let Some(range) = ranges.front().copied() {
                 let bytes = range.byte_len();
                 let full = resync.under_way_bytes + bytes > RESYNC_WINDOW_BYTES && resync.under_way_bytes > 0;
@@ -405,7 +414,7 @@ impl Primary {
                 resync.under_way_bytes += bytes;
                 resync.allowance_bytes -= bytes as u64;
                 let lock = (!lock_free).then(|| self.locks.take(scope));
-                reads.push(CopyRead { run: resync.run, chunk: *chunk, range, lock });
+                reads.push(CopyRead { run: resync.run, chunk: *chunk, attempt: *attempt, range, lock });
             }
         }
         for read in reads {
@@ -423,9 +432,16 @@ impl Primary {
             self.locks.release(scope, lock);
             self.recheck = true;
         }
+        let any_attempt = cx.core.planted(Mutant::CountLateReads);
         let Some(resync) = self.resync.as_mut().filter(|r| r.run == read.run) else { return };
         resync.under_way_bytes -= read.range.byte_len();
-        let Some(ChunkCopy::Copying { ranges, reading, .. }) = resync.active.get_mut(&read.chunk) else { return };
+        let (ranges, reading) = match resync.active.get_mut(&read.chunk) {
+            Some(ChunkCopy::Copying { attempt, ranges, reading, .. }) if *attempt == read.attempt || any_attempt => {
+                (ranges, reading)
+            }
+            // The copies were lost in the meantime; what this one was for is found again by comparing.
+            _ => return,
+        };
         *reading -= 1;
         let bytes = match outcome {
             ReadOutcome::Done { bytes, bad } if bad.is_empty() && bytes.len() == read.range.byte_len() => bytes,
@@ -554,6 +570,12 @@ impl Primary {
 }
 
 impl Resync {
+    /// `last` is where in the log the chunk's last copy so far lies.
+    fn begin_copy(&mut self, chunk: ChunkId, ranges: VecDeque<BlockRange>, last: LogPosition) {
+        self.attempts += 1;
+        self.active.insert(chunk, ChunkCopy::Copying { attempt: self.attempts, ranges, reading: 0, last });
+    }
+
     fn copies_lost(&mut self) {
         let lost: Vec<ChunkId> = self.active.keys().copied().collect();
         self.todo.extend(lost);
@@ -571,7 +593,7 @@ impl Resync {
         let before = self.active.len();
         self.active.retain(|_, copy| match copy {
             ChunkCopy::Hashing { .. } => true,
-            ChunkCopy::Copying { ranges, reading, last } => !ranges.is_empty() || *reading > 0 || *last > acked,
+            ChunkCopy::Copying { ranges, reading, last, .. } => !ranges.is_empty() || *reading > 0 || *last > acked,
         });
         if self.active.len() < before {
             self.progress = now;

@@ -4,7 +4,7 @@
 //! carried out, and the same calls give the same answers (determinism). Nothing here changes anything.
 
 use weft_proto::replication::{ChunkDigest, RemovedChunks, SessionRecords};
-use weft_types::{ChunkId, Entry, LogPosition, ObjectId, OperationId, SessionId, TruncateGeneration};
+use weft_types::{BlockRange, ChunkId, Entry, LogPosition, ObjectId, OperationId, SessionId, TruncateGeneration};
 
 /// One placement group of one disk, read-only. `weft-store` has a function of the same meaning for each.
 pub trait StoreView {
@@ -35,6 +35,8 @@ pub trait StoreView {
     fn has_chunk(&self, chunk: ChunkId) -> bool;
     /// Hashes of a chunk's blocks, from its trailer and the overlay. `None` when there is no such chunk.
     fn chunk_digest(&self, chunk: ChunkId) -> Option<ChunkDigest>;
+    /// Blocks of a range that are absent, or not known to be present.
+    fn absent_blocks(&self, chunk: ChunkId, range: BlockRange) -> u16;
     fn chunks_changed_since(&self, position: LogPosition) -> Changes;
     /// Every chunk, in order.
     fn chunks(&self) -> Vec<ChunkId>;

@@ -5,7 +5,7 @@ use crate::actions::Reply;
 use crate::events::RequestToken;
 use crate::locks::Scope;
 use std::collections::VecDeque;
-use weft_types::{AckMode, LogPosition, ObjectId, OperationId, SessionId};
+use weft_types::{AckMode, Effect, LogPosition, ObjectId, OperationId, SessionId};
 
 /// A client that waits for an entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,15 +21,31 @@ pub(crate) struct Inflight {
     pub scope: Option<Scope>,
     pub origin: Option<(SessionId, OperationId)>,
     pub waiter: Option<Waiter>,
-    /// Bytes of all entries of this epoch before this one.
-    bytes_before: u64,
+    /// Of all entries of this epoch before this one.
+    before: Cost,
+}
+
+/// What an entry takes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Cost {
+    /// Of memory, while it is not on every member.
+    pub data_bytes: u64,
+    /// On the disk of every member: its data, and what it fills.
+    pub room_bytes: u64,
+}
+
+impl Cost {
+    pub fn of(effect: &Effect, data_bytes: usize) -> Self {
+        let data_bytes = data_bytes as u64;
+        Self { data_bytes, room_bytes: data_bytes + effect.filled_bytes() as u64 }
+    }
 }
 
 #[derive(Default)]
 pub(crate) struct Window {
     entries: VecDeque<Inflight>,
-    /// Bytes of all entries of this epoch.
-    total_bytes: u64,
+    /// Of all entries of this epoch.
+    total: Cost,
 }
 
 impl Window {
@@ -39,24 +55,25 @@ impl Window {
         scope: Option<Scope>,
         origin: Option<(SessionId, OperationId)>,
         waiter: Option<Waiter>,
-        bytes: u64,
+        cost: Cost,
     ) {
-        self.entries.push_back(Inflight { position, scope, origin, waiter, bytes_before: self.total_bytes });
-        self.total_bytes += bytes;
+        self.entries.push_back(Inflight { position, scope, origin, waiter, before: self.total });
+        self.total.data_bytes += cost.data_bytes;
+        self.total.room_bytes += cost.room_bytes;
     }
 
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub fn bytes(&self) -> u64 {
-        self.entries.front().map_or(0, |front| self.total_bytes - front.bytes_before)
+    pub fn data_bytes(&self) -> u64 {
+        self.entries.front().map_or(0, |front| self.total.data_bytes - front.before.data_bytes)
     }
 
-    /// Bytes of entries after `position`: what a member that stands there has still to store.
-    pub fn bytes_after(&self, position: LogPosition) -> u64 {
+    /// Room for entries after `position`: what a member that stands there has still to store.
+    pub fn room_after(&self, position: LogPosition) -> u64 {
         let next = self.entries.partition_point(|e| e.position <= position);
-        self.entries.get(next).map_or(0, |e| self.total_bytes - e.bytes_before)
+        self.entries.get(next).map_or(0, |e| self.total.room_bytes - e.before.room_bytes)
     }
 
     /// Takes the oldest entry if it is at or before `position`.

@@ -8,13 +8,15 @@ use crate::failure::{Failure, Oracle};
 use crate::host::NodeClock;
 use crate::node::{CLUSTER, SimNode, control_address, data_address};
 use crate::plan::Plan;
+use crate::subjects::Subjects;
 use crate::world::{SECOND, World};
 use crate::{Options, VOLUME, Verdict};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use weft_meta::Command;
 use weft_meta::command::NewNode;
-use weft_store::StoreConfig;
+use weft_store::disk::OpenMode;
+use weft_store::{Disk as _, DiskFile as _, Expected, Store, StoreConfig};
 use weft_types::map::MemberState;
 use weft_types::{AckMode, ChunkSize, DiskId, NodeId, PgId};
 
@@ -37,6 +39,7 @@ pub fn run(seed: u64, options: &Options) -> Verdict {
         let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("something");
         world.fail(Oracle::Panic, format!("panicked: {what}"));
     }
+    world.end_clients();
     world.stats.simulated_ns = world.now();
     Verdict { seed, failure: world.violation.take(), trace: world.trace, stats: world.stats.clone() }
 }
@@ -96,6 +99,9 @@ fn build(world: &mut World, options: &Options) {
     world.keep_links();
     world.keep_metadata();
     world.keep_comparing();
+    if mix.subjects != Subjects::default() {
+        world.keep_looking_at_locks();
+    }
     let registered = |world: &World| {
         let live = world.metadata.map.nodes.iter().filter(|n| n.state == weft_types::map::NodeState::Live).count();
         live as u64 == world.mix.nodes
@@ -129,12 +135,13 @@ fn clock(world: &mut World) -> NodeClock {
     let span = world.mix.drift_ppm;
     let drift = world.random.below(2 * span + 1);
     let drift_ppm = i64::try_from(drift).unwrap_or(0) - i64::try_from(span).unwrap_or(0);
-    NodeClock { now: std::rc::Rc::clone(&world.now), offset_ns, drift_ppm }
+    NodeClock { now: std::rc::Rc::clone(&world.now), offset_ns, drift_ppm, missed_ns: std::rc::Rc::default() }
 }
 
 /// Everybody serves, every replica is level, every operation is answered.
 fn settled(world: &World) -> bool {
-    world.clients.iter().all(|client| client.is_open() && client.unanswered() == 0)
+    world.busy_tasks() == 0
+        && world.clients.iter().all(|client| client.is_open() && client.unanswered() == 0)
         && world.nodes.values().all(|node| node.process.is_some() && !node.disk_lost)
         && world.all_level()
 }
@@ -184,8 +191,32 @@ fn look(world: &mut World) {
     let by = world.now() + 5 * SECOND;
     world.run(by, |world| replicas_equal(world).is_ok());
     if let Err(what) = replicas_equal(world) {
-        world.fail(Oracle::Replicas, what);
+        return world.fail(Oracle::Replicas, what);
     }
+    if let Err(what) = world.look_for_leaks() {
+        return world.fail(Oracle::Leaks, what);
+    }
+    if let Err(what) = disks_are_whole(world) {
+        world.fail(Oracle::Disks, what);
+    }
+}
+
+/// The last thing that is looked at: every disk opens once more, and has then what it keeps for the day on which it is full.
+fn disks_are_whole(world: &mut World) -> Result<(), String> {
+    let ids: Vec<NodeId> = world.nodes.keys().copied().collect();
+    for id in ids {
+        world.crash(id, false);
+        let node = &world.nodes[&id];
+        let expected = Expected { cluster: CLUSTER, disk: Some(node.disk_id), node: Some(id) };
+        let opened = Store::open(node.disk.clone(), expected, node.store_config.clone());
+        drop(opened.map_err(|error| format!("the disk of node {id} does not open at the end: {error}"))?);
+        let ballast = node.disk.open("ballast", OpenMode::Existing).and_then(|file| file.len());
+        let length = ballast.map_err(|error| format!("node {id} has no ballast: {error}"))?;
+        if length < node.store_config.ballast_bytes {
+            return Err(format!("the ballast of node {id} has {length} bytes, with room for all of it"));
+        }
+    }
+    Ok(())
 }
 
 pub type Content = Vec<(weft_types::ChunkId, Vec<Option<weft_types::BlockHash>>)>;

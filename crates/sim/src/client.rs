@@ -4,6 +4,10 @@
 //! Guarantees: every written value is unique; an operation that was not answered stays open for ever in the history.
 //! Must not know: replication.
 
+pub mod desk;
+pub mod growing;
+mod locks;
+mod names;
 mod workload;
 
 use crate::failure::Oracle;
@@ -15,8 +19,10 @@ use crate::promises::Acknowledged;
 use crate::stories::Moment;
 use crate::world::{End, MS, Place, World};
 use bytes::Bytes;
+use desk::{Desk, Who};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 use weft_client::core::{
     Action, AttemptId, DataCore, DataCoreConfig, Event, LeaderFinder, LossWatch, Operation, Outcome, RouteTable,
     SessionClock, SessionState, Ticket,
@@ -38,8 +44,8 @@ pub const REGISTER_OBJECTS: u64 = 2;
 pub const CHUNKS: u32 = 3;
 pub const BLOCKS: u16 = 3;
 const BYTES_IN_FLIGHT: usize = 64 << 20;
-const FIRST_OBJECT: u64 = 1 << 32;
-const CHURN_OBJECTS: u64 = 3;
+/// Objects from here on are no files': nobody but the workload knows of them.
+pub const FIRST_OBJECT: u64 = 1 << 32;
 
 pub struct SimClient {
     index: usize,
@@ -56,15 +62,18 @@ struct Session {
     id: SessionId,
     volume: VolumeId,
     core: DataCore,
-    clock: SessionClock,
     next_ticket: u64,
     running: BTreeMap<Ticket, Running>,
     fetching: bool,
+    /// What uses files.
+    desk: Desk,
 }
 
 struct Thread {
     busy: bool,
     losses: Option<LossWatch>,
+    /// It was told of every loss before this.
+    told_until: u64,
 }
 
 enum Op {
@@ -88,6 +97,8 @@ enum Op {
         changes: Option<u64>,
         what: String,
     },
+    /// Of a task, which is told what came of it.
+    Other(&'static str),
     /// Asked by the check in the end.
     Final {
         object: u64,
@@ -100,6 +111,8 @@ struct Running {
     op: Op,
     thread: usize,
     start: u64,
+    /// A task that is told what came of it; others are of a thread.
+    answer: Option<oneshot::Sender<desk::Answer>>,
 }
 
 impl Op {
@@ -109,6 +122,7 @@ impl Op {
             Self::Read { object, chunk, block } => format!("read of {object}, {chunk}, {block}"),
             Self::Flush { .. } => "flush".to_owned(),
             Self::Churn { what, .. } => what.clone(),
+            Self::Other(what) => (*what).to_owned(),
             Self::Final { object, chunk, block } => format!("last read of {object}, {chunk}, {block}"),
         }
     }
@@ -131,7 +145,7 @@ fn chunk_id(object: u64, chunk: u32) -> ChunkId {
 impl SimClient {
     pub fn new(index: usize, clock: NodeClock, threads: usize, nodes: &[NodeId]) -> Self {
         let finder = LeaderFinder::new(nodes.iter().map(|node| control_address(*node)).collect());
-        let threads = (0..threads).map(|_| Thread { busy: false, losses: None }).collect();
+        let threads = (0..threads).map(|_| Thread { busy: false, losses: None, told_until: 0 }).collect();
         Self { index, life: 0, clock, paused_until: 0, finder, session: None, threads }
     }
 
@@ -142,7 +156,7 @@ impl SimClient {
     /// What this client's clock says of a session, if it is its own.
     pub fn session_state(&self, id: SessionId) -> Option<SessionState> {
         let session = self.session.as_ref().filter(|session| session.id == id)?;
-        Some(session.clock.state(self.clock.read()))
+        Some(session.desk.state())
     }
 
     /// Operations that are not answered.
@@ -165,7 +179,10 @@ impl World {
     pub fn start_client(&mut self, index: usize) {
         let Some(client) = self.clients.get_mut(index) else { return };
         client.life += 1;
-        client.session = None;
+        if let Some(session) = client.session.take() {
+            self.ledger.open().held.dead.insert(session.id, self.now.get());
+            session.desk.end();
+        }
         client.threads.iter_mut().for_each(|thread| thread.busy = false);
         let life = client.life;
         self.open_session(index, life);
@@ -175,6 +192,11 @@ impl World {
     pub fn crash_client(&mut self, index: usize) {
         self.stats.count("clients killed");
         self.start_client(index);
+    }
+
+    /// Nothing of them goes on.
+    pub fn end_clients(&mut self) {
+        self.clients.iter_mut().filter_map(|client| client.session.take()).for_each(|session| session.desk.end());
     }
 
     fn client_at(&mut self, index: usize, life: u64, act: impl FnOnce(&mut Self) + 'static) {
@@ -207,16 +229,22 @@ impl World {
                 let core = DataCore::new(config, routes);
                 world.stats.count("sessions opened");
                 world.say(|| format!("client {index} has session {session}"));
+                let now = world.now();
                 let Some(client) = world.clients.get_mut(index) else { return };
-                client.threads.iter_mut().for_each(|thread| thread.losses = Some(LossWatch::new(Arc::clone(&losses))));
+                for thread in &mut client.threads {
+                    (thread.losses, thread.told_until) = (Some(LossWatch::new(Arc::clone(&losses))), now);
+                }
+                let who = Who { index, life, id: session };
+                let lease = SessionClock::new(SESSION_TTL, sent);
+                let desk = Desk::new(who, volume, world.ledger.clone(), client.clock.clone(), lease);
                 client.session = Some(Session {
                     id: session,
                     volume,
                     core,
-                    clock: SessionClock::new(SESSION_TTL, sent),
                     next_ticket: 0,
                     running: BTreeMap::new(),
                     fetching: false,
+                    desk: desk.clone(),
                 });
                 let threads = client.threads.len();
                 world.session_heartbeats(index, life, session);
@@ -225,6 +253,7 @@ impl World {
                 for thread in 0..threads {
                     world.next_operation(index, life, thread);
                 }
+                world.begin_with_files(&desk);
             }),
         );
     }
@@ -235,6 +264,7 @@ impl World {
         let heard: OnReply = Box::new(move |world, reply| {
             world.client_at(index, life, move |world| {
                 let Some(client) = world.clients.get_mut(index) else { return };
+                let believed = client.finder.current();
                 let reply = match reply {
                     Some(ControlReply::NotLeader { leader }) => {
                         client.finder.redirected(address, leader.map(|(_, at)| at));
@@ -249,6 +279,11 @@ impl World {
                         Some(reply)
                     }
                 };
+                if client.finder.current() != believed
+                    && let Some(session) = &client.session
+                {
+                    session.desk.leader_has_moved();
+                }
                 done(world, reply);
             });
         });
@@ -269,7 +304,8 @@ impl World {
             world.client_at(index, life, move |world| world.session_heartbeats(index, life, id));
         });
         let Some(sent) = self.clients.get(index).map(|c| c.clock.read()) else { return };
-        let request = ControlRequest::SessionHeartbeat { session: id, low_water: RequestNumber(0) };
+        let low_water = self.session(index, life, id).map_or(RequestNumber(0), |session| session.desk.low_water());
+        let request = ControlRequest::SessionHeartbeat { session: id, low_water };
         self.client_asks(
             index,
             life,
@@ -279,13 +315,13 @@ impl World {
                 let Some(session) = world.session(index, life, id) else { return };
                 match reply {
                     Some(ControlReply::SessionAlive { map_version }) => {
-                        session.clock.answered(sent);
+                        session.desk.change_lease(|lease| lease.answered(sent));
                         if map_version > session.core.routes().version() {
                             world.fetch_map(index, life, id);
                         }
                     }
                     Some(ControlReply::Refused(ErrorKind::Fenced | ErrorKind::NotFound | ErrorKind::Stale)) => {
-                        session.clock.struck();
+                        session.desk.change_lease(SessionClock::struck);
                         world.step_client(index, life, id, Event::Fenced);
                     }
                     _ => {}
@@ -340,7 +376,7 @@ impl World {
         let Some(now) = self.clients.get(index).map(|c| c.clock.read()) else { return };
         let Some(session) = self.session(index, life, id) else { return };
         let stalled = session.core.oldest_submitted().is_some_and(|at| now.since(at).as_millis() >= 300);
-        if session.clock.state(now) == SessionState::Lapsed {
+        if session.desk.state() == SessionState::Lapsed {
             self.stats.count("checks of a session that had lapsed");
         }
         if stalled {
@@ -382,6 +418,9 @@ impl World {
                 Action::SessionFenced => {
                     self.stats.count("clients fenced");
                     self.say(|| format!("client {index} learns that session {id} is fenced"));
+                    if let Some(session) = self.session(index, life, id) {
+                        session.desk.end();
+                    }
                     self.after(100 * MS, "new session", move |world| {
                         if world.session(index, life, id).is_some() {
                             world.start_client(index);
@@ -411,12 +450,13 @@ impl World {
             });
         };
         if self.random.chance(self.mix.duplicate_percent) {
-            // A copy that some queue holds back for long.
+            // A copy that some queue holds back for long, and that is lost with its connection, that is with the process.
             self.stats.count("requests doubled");
             let late = self.random.below(4_000 * MS);
             let (request, payload) = (request.clone(), payload.clone());
+            let life = self.life_of(node);
             self.after(late, "late copy", move |world| {
-                if let Some(node_life) = world.life_of(node) {
+                if let Some(node_life) = world.life_of(node).filter(|now| Some(*now) == life) {
                     world.data_request(
                         node,
                         node_life,
@@ -469,6 +509,21 @@ impl World {
         lines
     }
 
+    /// Starts what this seed's clients do with files.
+    fn begin_with_files(&mut self, desk: &Desk) {
+        let subjects = self.mix.subjects;
+        if subjects.lock_owners > 0 {
+            locks::start(desk, subjects.lock_owners);
+        }
+        if subjects.namers > 0 {
+            names::start(desk, subjects.namers);
+        }
+        if subjects.writers > 0 {
+            growing::start(desk, subjects.writers, self.mix.groups);
+        }
+        self.run_desk(desk.who);
+    }
+
     fn next_operation(&mut self, index: usize, life: u64, thread: usize) {
         let think = self.mix.think_ms * MS;
         let delay = self.random.below(think + 1);
@@ -497,7 +552,7 @@ impl World {
         let Some(session) = self.session(index, life, id) else { return };
         session.next_ticket += 1;
         let ticket = Ticket(session.next_ticket);
-        session.running.insert(ticket, Running { op, thread, start });
+        session.running.insert(ticket, Running { op, thread, start, answer: None });
         if let Some(thread) = self.clients.get_mut(index).and_then(|c| c.threads.get_mut(thread)) {
             thread.busy = true;
         }
@@ -515,13 +570,19 @@ impl World {
         let now = self.now();
         self.note(if result.is_ok() { "answered" } else { "refused" }, ticket.0);
         let Some(session) = self.session(index, life, id) else { return };
-        let Some(Running { op, thread, start }) = session.running.remove(&ticket) else { return };
+        let Some(Running { op, thread, start, answer }) = session.running.remove(&ticket) else { return };
+        let told = answer.is_some().then(|| result.clone());
         self.say(|| {
             let outcome = result.as_ref().map_or_else(|error| format!("{error:?}"), |_| "done".to_owned());
             format!("client {index} thread {thread}: {}: {outcome}", op.name())
         });
         if let Some(thread) = self.clients.get_mut(index).and_then(|c| c.threads.get_mut(thread)) {
             thread.busy = false;
+        }
+        if let (Op::Final { object, .. }, Ok(Outcome::Read(bytes))) = (&op, &result)
+            && *object >= locks::FIRST_CELL
+        {
+            self.saw_cell(*object, bytes);
         }
         match (op, result) {
             (Op::Write { value, places }, result) => self.wrote(value, &places, result.map(|_| ())),
@@ -552,6 +613,11 @@ impl World {
             (_, Err(ErrorKind::NoSpace)) => self.stats.count("ENOSPC"),
             _ => {}
         }
+        if let (Some(answer), Some(result)) = (answer, told) {
+            // Its task may have ended.
+            let _ = answer.send(result);
+            return self.run_desk(Who { index, life, id });
+        }
         self.next_operation(index, life, thread);
     }
 
@@ -573,6 +639,16 @@ impl World {
             if let Some(write) = self.registers.get_mut(place).and_then(|r| r.writes.get_mut(&value)) {
                 write.end = end;
             }
+        }
+    }
+
+    /// The last look at a block that was written under a lock: nobody writes any more.
+    fn saw_cell(&mut self, object: u64, bytes: &[u8]) {
+        let Ok(value) = value_of(bytes) else { return };
+        let byte = object - locks::FIRST_CELL;
+        let seen = self.ledger.open().held.sees(byte, value);
+        if let Err(what) = seen {
+            self.fail(Oracle::Locks, format!("a write under a lock came too late: in the end the block {what}"));
         }
     }
 
@@ -601,10 +677,21 @@ impl World {
     ) -> bool {
         let Some(client) = self.clients.get_mut(index) else { return false };
         let Some(pg_of) = client.session.as_ref().map(|s| s.core.routes().clone()) else { return false };
-        let Some(losses) = client.threads.get_mut(thread).and_then(|t| t.losses.as_mut()) else { return false };
+        let Some(thread) = client.threads.get_mut(thread) else { return false };
+        let Some(losses) = thread.losses.as_mut() else { return false };
         if losses.flushed(answers).is_err() {
+            thread.told_until = now;
             self.stats.count("flushes that told of a loss");
             return false;
+        }
+        let told_until = thread.told_until;
+        let lost = answers.iter().find(|(pg, generation)| {
+            // Each loss raises the generation by one.
+            let losses = self.losses.get(pg).map(Vec::as_slice).unwrap_or_default();
+            generation.0 > losses.iter().filter(|at| **at <= told_until).count() as u64
+        });
+        if let Some((pg, _)) = lost {
+            self.fail(Oracle::Flushed, format!("a flush of client {index} says nothing of a loss in group {pg}"));
         }
         self.stats.count("flushes");
         for (place, value, ended) in covers {
@@ -644,13 +731,13 @@ impl World {
         else {
             return;
         };
-        for object in 0..REGISTER_OBJECTS {
-            for chunk in 0..CHUNKS {
-                for block in 0..BLOCKS {
-                    let op = Op::Final { object, chunk, block };
-                    self.submit(index, life, id, 0, op, workload::read(object, chunk, block));
-                }
-            }
+        let chunks = (0..REGISTER_OBJECTS).flat_map(|object| (0..CHUNKS).map(move |chunk| (object, chunk)));
+        let registers = chunks.flat_map(|(object, chunk)| (0..BLOCKS).map(move |block| (object, chunk, block)));
+        let cells = (0..locks::CELLS).map(|cell| (locks::FIRST_CELL + cell, 0, 0));
+        let cells = cells.filter(|_| self.mix.subjects.lock_owners > 0);
+        for (object, chunk, block) in registers.chain(cells).collect::<Vec<_>>() {
+            let op = Op::Final { object, chunk, block };
+            self.submit(index, life, id, 0, op, workload::read(object, chunk, block));
         }
     }
 

@@ -21,6 +21,17 @@ pub enum Oracle {
     Promises,
     /// Nobody acts on a right that another has already.
     Rights,
+    /// A disk that lost nothing but its power opens, a store refuses nothing that a machine asks of it, and space that was
+    /// given up comes back.
+    Disks,
+    /// Locks exclude, come in order, and are lost by nobody who lives.
+    Locks,
+    /// A file is as long as it must be, and holds what was written since it was cut.
+    Sizes,
+    /// What was deleted leaves nothing behind.
+    Leaks,
+    /// What clients are told of names has an order in which it could have happened.
+    Names,
     /// The program's own assertions.
     Panic,
     /// Metadata state and data side can go on.
@@ -38,6 +49,11 @@ impl fmt::Display for Oracle {
             Self::Replicas => "replicas equal",
             Self::Promises => "promises",
             Self::Rights => "rights",
+            Self::Disks => "disks",
+            Self::Locks => "locks",
+            Self::Sizes => "sizes",
+            Self::Leaks => "leaks",
+            Self::Names => "names",
             Self::Panic => "assertion",
             Self::Integrity => "integrity",
         })

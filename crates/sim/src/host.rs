@@ -26,11 +26,13 @@ pub struct NodeClock {
     pub offset_ns: u64,
     /// Parts per million that it runs fast; negative: slow.
     pub drift_ppm: i64,
+    /// What it missed, with a planted bug: a pause counts as a sleep then, in which it stood still.
+    pub missed_ns: Rc<Cell<u64>>,
 }
 
 impl NodeClock {
     pub fn read(&self) -> BootTime {
-        let now = self.now.get();
+        let now = self.now.get().saturating_sub(self.missed_ns.get());
         let drift = i128::from(now) * i128::from(self.drift_ppm) / 1_000_000;
         let drifted = i128::from(now) + drift;
         BootTime { nanoseconds: self.offset_ns + u64::try_from(drifted).unwrap_or(0) }

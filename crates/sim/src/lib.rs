@@ -14,11 +14,14 @@
 //! | file | subject |
 //! |---|---|
 //! | `world` | time, chance, the trace |
+//! | `subjects` | what clients of a seed do with files |
 //! | `plan`, `stories`, `nemesis` | which faults a seed draws, and when they strike; carrying them out |
 //! | `metadata` | Raft as a delayed log; committing |
 //! | `node`, `host`, `tasks`, `links`, `sizes` | a node's process, what it stands on, its control side |
 //! | `client` | sessions, the data core, the workload (`client::workload`) |
+//! | `client::desk`, `client::locks`, `client::growing`, `client::names` | tasks of clients that use files, and their requests |
 //! | `oracle`, `rights`, `promises`, `check`, `failure` | what must hold |
+//! | `ledger`, `held`, `lock_table`, `grown`, `line`, `named`, `leaks` | what must hold of files |
 //! | `bugs` | bugs planted on purpose, which the oracles have to notice |
 //! | `stats` | what was exercised |
 
@@ -27,9 +30,16 @@ pub mod bugs;
 mod check;
 mod client;
 mod failure;
+mod grown;
+mod held;
 mod host;
+mod leaks;
+mod ledger;
+mod line;
 mod links;
+mod lock_table;
 mod metadata;
+mod named;
 mod nemesis;
 mod node;
 pub mod oracle;
@@ -40,6 +50,7 @@ mod shrink;
 mod sizes;
 mod stats;
 mod stories;
+mod subjects;
 mod tasks;
 mod world;
 
@@ -51,6 +62,8 @@ pub use failure::{Failure, Oracle};
 pub use plan::{Fault, Mix, Plan};
 pub use shrink::shrink;
 pub use stats::Stats;
+pub use stories::rare_theme;
+pub use subjects::{Subject, subject};
 
 use std::collections::BTreeSet;
 
@@ -66,6 +79,8 @@ pub struct Options {
     pub calm: bool,
     /// Without stories, as seeds were before there were any: seeds that failed once then still mean the same.
     pub plain: bool,
+    /// Clients use no files, only registers, as seeds were before there were any.
+    pub without_files: bool,
     /// Kinds of faults that are left out, by name ([`Fault::kind`]).
     pub off: BTreeSet<String>,
     /// Tells what happens on the error output.

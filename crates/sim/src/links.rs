@@ -88,6 +88,10 @@ impl World {
             self.links.ends.insert(id, end);
             let delay = self.latency();
             self.after(delay, "link opens", move |world| {
+                // It broke before this end was told of it: news of it now could come after those of its end.
+                if !link.open.get() {
+                    return;
+                }
                 world.turn_at(node, life, move |world, turn| {
                     world.say(|| format!("node {node} hears that link {id} to node {peer} is open"));
                     turn.link_opened(peer, link);

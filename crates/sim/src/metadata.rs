@@ -208,6 +208,8 @@ impl World {
         }
         let tickets = std::mem::take(&mut process.tickets);
         self.step_leader(node, LeaderEvent::LostLeadership);
+        self.end_polls(node);
+        self.end_watches(node);
         for (_, answer) in tickets {
             answer(self, Some(weft_proto::control::ControlReply::NotLeader { leader: None }));
         }
@@ -218,21 +220,29 @@ impl World {
         self.metadata.leader == Some(node) && self.metadata.term == term && self.has_majority(node)
     }
 
+    /// A round: the majority says that it follows, and the leader hears of it later, when another may lead already.
     pub fn start_round(&mut self, node: NodeId, life: u64, term: u64, round: RoundId) {
-        let delay = 2 * self.latency();
-        self.after(delay, "quorum round", move |world| {
-            if world.life_of(node) != Some(life) {
-                return;
-            }
-            if world.leads(node, term) {
-                world.step_leader(node, LeaderEvent::QuorumRoundDone { round });
-            } else {
-                world.stats.count("quorum rounds failed");
-                world.after(1000 * MS, "quorum round failed", move |world| {
-                    if world.life_of(node) == Some(life) {
-                        world.step_leader(node, LeaderEvent::QuorumRoundFailed { round });
-                    }
-                });
+        let latency = self.latency();
+        self.after(latency, "quorum round", move |world| {
+            let confirmed = world.leads(node, term);
+            world.after(latency, "quorum round", move |world| world.end_round(node, life, round, confirmed));
+        });
+    }
+
+    fn end_round(&mut self, node: NodeId, life: u64, round: RoundId, confirmed: bool) {
+        if self.life_of(node) != Some(life) {
+            return;
+        }
+        if let Some(awake) = self.nodes.get(&node).map(|n| n.paused_until).filter(|until| *until > self.now()) {
+            return self.at(awake, "woken", move |world| world.end_round(node, life, round, confirmed));
+        }
+        if confirmed {
+            return self.step_leader(node, LeaderEvent::QuorumRoundDone { round });
+        }
+        self.stats.count("quorum rounds failed");
+        self.after(1000 * MS, "quorum round failed", move |world| {
+            if world.life_of(node) == Some(life) {
+                world.step_leader(node, LeaderEvent::QuorumRoundFailed { round });
             }
         });
     }
@@ -318,6 +328,11 @@ impl World {
         if applied.map_changed || applied.work_changed {
             self.metadata_changed();
         }
+        self.waits_settled(&applied.settled_waits);
+        self.look_at_size_line();
+        if let Some(leader) = self.metadata.leader {
+            self.metadata_moved(leader);
+        }
         applied.reply
     }
 
@@ -344,7 +359,10 @@ impl World {
                 self.stats.count("moves begun");
                 self.moment(Moment::Moving, Some(*pg), Some(*to));
             }
-            (Command::ElectLossy { .. }, CommandReply::SetChanged { .. }) => self.stats.count("lossy primaries"),
+            (Command::ElectLossy { pg, .. }, CommandReply::SetChanged { .. }) => {
+                self.stats.count("lossy primaries");
+                self.loss_accepted(*pg);
+            }
             (Command::ReplaceMember { .. }, CommandReply::SetChanged { .. }) => self.stats.count("members replaced"),
             (Command::DiskFailed { .. }, CommandReply::Done) => self.stats.count("disks failed"),
             (Command::ReclaimDone { .. }, CommandReply::Done) => self.stats.count("deletions done"),
@@ -385,6 +403,7 @@ impl World {
             if record.loss_generation > before.loss_generation {
                 self.stats.count("loss generations");
                 self.losses.entry(record.pg).or_default().push(now);
+                self.ledger.open().losses(now);
                 self.acknowledged.remove(&record.pg);
             }
             self.set_shrank(before, record);
@@ -398,6 +417,11 @@ impl World {
                 None => {
                     self.moving.remove(&record.pg);
                 }
+            }
+            if record.primary.is_none() {
+                self.headless.entry(record.pg).or_insert(now);
+            } else {
+                self.headless.remove(&record.pg);
             }
             if record.primary != before.primary {
                 self.primary_changed(before, new);

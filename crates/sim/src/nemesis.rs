@@ -107,7 +107,7 @@ impl World {
                 let now = self.now();
                 // Who sleeps already wakes when it was to wake: what was put off until then must not be overtaken.
                 if let Some(node) = self.nodes.get_mut(&NodeId(node)).filter(|node| node.paused_until <= now) {
-                    node.paused_until = now + ms * MS;
+                    node.pause(now, now + ms * MS);
                 }
             }
             Fault::PauseClient { client, ms } => {
@@ -123,6 +123,7 @@ impl World {
                 if let (Some(session), Some(leader)) = (session, self.metadata.leader) {
                     self.stats.count("sessions evicted");
                     self.evicted.insert(session);
+                    self.ledger.open().evicted.insert(session);
                     self.step_leader(leader, LeaderEvent::EvictSession { session });
                 }
             }
@@ -284,6 +285,7 @@ impl World {
     /// its time: what came meanwhile was put off until then, and waking it now would let what comes next overtake that.
     pub fn heal(&mut self) {
         self.quiet = true;
+        self.ledger.open().quiet = true;
         self.blocked.clear();
         self.deaf.clear();
         self.mix.loss_percent = 0;

@@ -5,7 +5,10 @@
 //! after. Must not know: how data is replicated, how the leader decides.
 
 mod control;
+mod waits;
+mod watches;
 
+use crate::failure::Oracle;
 use crate::host::{NodeClock, Out, SimHost, SimReplier};
 use crate::world::{End, MS, US, World};
 use bytes::Bytes;
@@ -81,6 +84,11 @@ pub struct Process {
     finder: LeaderFinder,
     /// Polls for a newer map.
     polls: Vec<(MapVersion, OnReply)>,
+    /// Those for the end of a wait for a lock.
+    lock_polls: Vec<waits::LockPoll>,
+    /// Sessions that wait to be told something, and those that ask how long a file is.
+    watches: Vec<watches::Watch>,
+    askers: Vec<watches::Asker>,
     requests: BTreeMap<u64, OnData>,
     timer: Option<u64>,
     settling: bool,
@@ -138,7 +146,15 @@ impl SimNode {
         match bug {
             Some(crate::bugs::Bug::Store(mutant)) => self.store_config.mutant = Some(mutant),
             Some(crate::bugs::Bug::Replication(mutant)) => self.mutant = Some(mutant),
-            Some(crate::bugs::Bug::Meta(_)) | None => {}
+            Some(_) | None => {}
+        }
+    }
+
+    /// It does nothing until then. Its clock goes on, as CLOCK_BOOTTIME does while a machine sleeps.
+    pub fn pause(&mut self, now: u64, until: u64) {
+        self.paused_until = until;
+        if weft_node::mutants::planted(weft_node::mutants::Mutant::ClockStopsInSleep) {
+            self.clock.missed_ns.set(self.clock.missed_ns.get() + (until - now));
         }
     }
 
@@ -191,6 +207,12 @@ impl World {
             Err(error) => {
                 let off = node.disk.is_off();
                 node.disk_lost = !off;
+                if !off && !node.disk_doomed {
+                    let what =
+                        format!("the disk of node {id} does not open, and it lost nothing but its power: {error}");
+                    self.fail(Oracle::Disks, what);
+                    return false;
+                }
                 self.say(|| format!("node {id} does not start: {error}"));
                 if off {
                     self.power_off(id);
@@ -231,6 +253,9 @@ impl World {
             last_ticket: 0,
             finder: LeaderFinder::new(addresses),
             polls: Vec::new(),
+            lock_polls: Vec::new(),
+            watches: Vec::new(),
+            askers: Vec::new(),
             requests: BTreeMap::new(),
             timer: None,
             settling: false,

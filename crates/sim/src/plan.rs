@@ -6,6 +6,7 @@
 
 use crate::Options;
 use crate::stories::{self, Blows, Moment, Role};
+use crate::subjects::{self, Subjects};
 use crate::world::{MS, SECOND};
 use weft_store::fault::Random;
 
@@ -46,9 +47,14 @@ pub struct Mix {
     pub reading_clients: usize,
     /// Threads of each client that only write whole blocks, which needs no read.
     pub writers: usize,
+    /// How many operations of threads that do all kinds are changes that are no registers, besides the usual ones, and how
+    /// many objects they are spread over.
+    pub churn_percent: u64,
+    pub churn_objects: u64,
     pub segment_bytes: u32,
     /// Of requests for a change of a set, how many arrive a second time, long after.
     pub late_change_percent: u64,
+    pub subjects: Subjects,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -198,7 +204,7 @@ impl Plan {
     /// The plan of a seed without what the options leave out. Places in it do not depend on the options.
     #[must_use]
     pub fn with(seed: u64, options: &Options) -> Self {
-        let mut plan = if options.plain { Self::plain(seed) } else { Self::of(seed) };
+        let mut plan = Self::drawn(seed, options);
         let mut at = 0;
         plan.faults.retain(|(_, fault)| {
             at += 1;
@@ -210,20 +216,28 @@ impl Plan {
         plan
     }
 
-    /// With the stories of the seed, which come last.
+    /// With the stories of the seed and with what its clients do with files, unless it is to be as it was before there
+    /// were any. What is left out is in it still.
     #[must_use]
-    pub fn of(seed: u64) -> Self {
+    pub fn drawn(seed: u64, options: &Options) -> Self {
         let mut plan = Self::plain(seed);
+        if options.plain {
+            return plan;
+        }
         if let Some((mix, told)) = stories::draw(seed, &plan.mix) {
             plan.mix = mix;
             plan.faults.extend(told);
         }
+        if !options.without_files
+            && let Some((mix, troubles)) = subjects::draw(seed, &plan.mix)
+        {
+            plan.mix = mix;
+            plan.faults.extend(troubles);
+        }
         plan
     }
 
-    /// Without stories: as a seed was before there were any.
-    #[must_use]
-    pub fn plain(seed: u64) -> Self {
+    fn plain(seed: u64) -> Self {
         let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x504c_414e);
         let mix = draw_mix(&mut random);
         let faults = draw_faults(&mut random, &mix);
@@ -234,6 +248,9 @@ impl Plan {
 pub fn one_of<T: Copy>(random: &mut Random, all: &[T]) -> T {
     all[random.below(all.len() as u64) as usize]
 }
+
+/// Few: who cuts one is to meet who writes it.
+const CHURN_OBJECTS: u64 = 3;
 
 fn draw_mix(random: &mut Random) -> Mix {
     Mix {
@@ -264,8 +281,11 @@ fn draw_mix(random: &mut Random) -> Mix {
         readers: 0,
         reading_clients: 0,
         writers: 0,
+        churn_percent: 0,
+        churn_objects: CHURN_OBJECTS,
         segment_bytes: 256 << 10,
         late_change_percent: 0,
+        subjects: Subjects::default(),
     }
 }
 

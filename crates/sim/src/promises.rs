@@ -103,7 +103,9 @@ impl World {
         }
     }
 
-    /// A cut was answered: it is durable on every member of the set (design 7, truncate).
+    /// A cut was answered: it is durable on every member of the set (design 7, truncate). What a member knows of single
+    /// chunks that went is no cut: a resync had them deleted there before it copied them, and the others have nothing in
+    /// that place which they would have to sync.
     pub fn look_at_cut(&mut self, pg: PgId, object: ObjectId) {
         let map = std::sync::Arc::clone(&self.metadata.map);
         let Some(record) = map.pgs.iter().find(|record| record.pg == pg) else { return };
@@ -116,9 +118,9 @@ impl World {
             let found = process.and_then(|process| {
                 process.turn.look_at_store(member.disk, |store| {
                     let removed = store.chunks_changed_since(pg, LogPosition::ZERO).ok()?.removed;
-                    let cut =
-                        removed.iter().filter(|removed| removed.object == object).map(|removed| removed.position).max();
-                    Some((cut, store.durable(pg).ok()?))
+                    let cuts =
+                        removed.iter().filter(|removed| removed.object == object && removed.first < removed.last);
+                    Some((cuts.map(|removed| removed.position).max(), store.durable(pg).ok()?))
                 })
             });
             if let Some((cut, durable)) = found.flatten() {
@@ -182,6 +184,8 @@ impl World {
             self.compare_members(pg);
         }
         self.look_at_what_is_owed();
+        let sound = self.quiet && self.all_level();
+        self.sound = sound.then(|| self.sound.unwrap_or(self.now()));
         self.after(COMPARE_EVERY, "compare", Self::keep_comparing);
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 pub fn shrink(seed: u64, options: &Options, max_runs: usize) -> BTreeSet<usize> {
     let mut without = options.without.clone();
     let mut runs = 0;
-    let faults = if options.plain { Plan::plain(seed) } else { Plan::of(seed) }.faults;
+    let faults = Plan::drawn(seed, options).faults;
     let mut size = faults.len().div_ceil(2).max(1);
     loop {
         let strikes = |at: &usize| !options.calm && !options.off.contains(&faults[*at].1.kind());

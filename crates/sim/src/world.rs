@@ -6,7 +6,10 @@
 
 use crate::client::SimClient;
 use crate::failure::{Failure, Oracle};
+use crate::ledger::Ledger;
+use crate::line::SizeLine;
 use crate::links::Links;
+use crate::lock_table::LockTable;
 use crate::metadata::Metadata;
 use crate::node::SimNode;
 use crate::oracle::Register;
@@ -90,6 +93,8 @@ pub struct World {
     /// Sessions that somebody asked for, and those that were evicted by hand.
     pub wanted: BTreeSet<SessionId>,
     pub evicted: BTreeSet<SessionId>,
+    /// What sessions owe others, by its number, and since when as far as was looked.
+    pub debts: BTreeMap<(SessionId, u64), u64>,
     /// The furthest that clients may have been told of, by group.
     pub acknowledged: BTreeMap<PgId, crate::promises::Acknowledged>,
     /// Copies of requests for a set, held back until the set has changed.
@@ -101,10 +106,18 @@ pub struct World {
     /// Since when fences and moves are not complete.
     pub struck: BTreeMap<SessionId, u64>,
     pub moving: BTreeMap<PgId, u64>,
+    /// Since when every replica is level and there are no more faults.
+    pub sound: Option<u64>,
+    /// Since when groups have no primary.
+    pub headless: BTreeMap<PgId, u64>,
     /// Nodes that hear of no map.
     pub deaf: BTreeSet<NodeId>,
     /// Nodes whose chunk files were damaged.
     pub hurt: BTreeSet<NodeId>,
+    /// What clients do with files.
+    pub ledger: Ledger,
+    pub lock_table: LockTable,
+    pub size_line: SizeLine,
     /// The first thing that must not have happened.
     pub violation: Option<Failure>,
     /// No more faults and no new operations.
@@ -134,14 +147,20 @@ impl World {
             cutting: BTreeSet::new(),
             wanted: BTreeSet::new(),
             evicted: BTreeSet::new(),
+            debts: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             held_changes: Vec::new(),
             ambushes: Vec::new(),
             fences: BTreeMap::new(),
             struck: BTreeMap::new(),
             moving: BTreeMap::new(),
+            sound: None,
+            headless: BTreeMap::new(),
             deaf: BTreeSet::new(),
             hurt: BTreeSet::new(),
+            ledger: Ledger::new(seed),
+            lock_table: LockTable::default(),
+            size_line: SizeLine::default(),
             violation: None,
             quiet: false,
             mix,

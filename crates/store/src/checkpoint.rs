@@ -16,11 +16,13 @@ use crate::read::read_segment;
 use crate::record::{HEADER_BYTES, Header, Place};
 use crate::sealed;
 use crate::state::DiskState;
-use crate::superblock::{STATE, release_ballast};
+use crate::superblock::{STATE, kept_for_opening, release_ballast};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use weft_types::checksum::zero_hash;
 use weft_types::{
-    BLOCK_SIZE, BlockHash, BlockIndex, ChunkId, ChunkSize, Effect, EntryHeader, LogPosition, ObjectId, PgId, block_hash,
+    BLOCK_SIZE, BlockHash, BlockIndex, ChunkId, ChunkSize, Effect, EntryHeader, LogPosition, ObjectId, PgId,
 };
 
 /// Above this many files one syncfs is cheaper than a sync of each.
@@ -32,6 +34,8 @@ const RUN_BLOCKS: usize = 256;
 pub struct CheckpointJob<D: Disk> {
     pub(crate) disk: D,
     pub(crate) cache: Arc<ChunkCache<D>>,
+    /// Grows with what is taken for fills.
+    pub(crate) fills_taken: Arc<AtomicU64>,
     pub(crate) config: StoreConfig,
     pub(crate) salt: u64,
     pub(crate) sync: Option<SyncScope<D>>,
@@ -73,7 +77,7 @@ pub(crate) struct Applied {
 pub(crate) enum CheckpointFailure {
     /// Nothing is known about what reached the disk: the store is poisoned.
     Fatal(String),
-    /// No space even without the ballast: tried again later.
+    /// No space even without what it may take of the ballast: tried again later.
     NoSpace,
 }
 
@@ -112,6 +116,12 @@ enum Op<D: Disk> {
     Delete {
         position: LogPosition,
     },
+    Fill {
+        position: LogPosition,
+        from: u32,
+        to: u32,
+        generation: weft_types::TruncateGeneration,
+    },
 }
 
 type Work<D> = BTreeMap<(PgId, ChunkId), (ChunkSize, Vec<Op<D>>)>;
@@ -134,7 +144,7 @@ impl<D: Disk> CheckpointJob<D> {
             ballast_released: false,
             removals: self.removals.clone(),
         };
-        if let Some(scope) = &self.sync {
+        if let Some(scope) = self.sync.as_ref().filter(|_| !self.config.has(Mutant::ApplyBeforeSync)) {
             if !self.config.has(Mutant::SkipFsync)
                 && let Err(error) = scope.run()
             {
@@ -147,9 +157,8 @@ impl<D: Disk> CheckpointJob<D> {
         if matches!(&result, Err(error) if error.is_no_space()) {
             // Design 6: the ballast keeps recovery and deletion working on a full disk.
             outcome.ballast_released = true;
-            result = release_ballast(&self.disk)
-                .and_then(|()| self.disk.sync_all().during("syncing the disk"))
-                .and_then(|()| self.apply());
+            let keep_bytes = kept_for_opening(self.config.ballast_bytes);
+            result = release_ballast(&self.disk, keep_bytes).and_then(|()| self.apply());
         }
         outcome.result = match result {
             Ok(applied) => Ok(applied),
@@ -163,6 +172,8 @@ impl<D: Disk> CheckpointJob<D> {
     }
 
     fn apply(&self) -> Result<Applied> {
+        // A second attempt begins with nothing.
+        self.fills_taken.store(0, Ordering::Release);
         for pg in &self.removals {
             self.disk.remove_tree(&group_dir(*pg)).during("removing a placement group")?;
         }
@@ -258,6 +269,10 @@ impl<D: Disk> CheckpointJob<D> {
                 put(chunk, Op::Discard { position, from: u32::from(range.first.0), to: range.end(), generation });
             }
             Effect::DeleteChunk { chunk } => put(chunk, Op::Delete { position }),
+            Effect::Fill { chunk, range, generation, .. } => {
+                seen.entry(chunk.object).or_default().insert(chunk);
+                put(chunk, Op::Fill { position, from: u32::from(range.first.0), to: range.end(), generation });
+            }
             Effect::Truncate { object, keep_blocks, size_bytes, generation } => {
                 for chunk in group.chunks_of(object, seen) {
                     let keep = keep_in_chunk(keep_blocks, chunk, group.size);
@@ -298,6 +313,15 @@ impl<D: Disk> CheckpointJob<D> {
         for op in ops {
             next.apply(op);
         }
+        if self.config.has(Mutant::ForgetEnds) {
+            next.summary.end_bytes = 0;
+        }
+        if self.config.has(Mutant::FillIsNoChange) && next.only_filled {
+            next.summary.version = open.as_ref().map_or(LogPosition::ZERO, |o| o.trailer().version);
+        }
+        if self.config.has(Mutant::FillTakesNoRoom) {
+            next.filled.clear();
+        }
         let path = chunk_path(pg, chunk);
         if !next.summary.exists {
             if open.is_none() {
@@ -319,21 +343,28 @@ impl<D: Disk> CheckpointJob<D> {
         };
         match open.filter(|_| !next.fresh) {
             Some(open) => {
-                next.write(&open.file)?;
+                self.write(&next, &open.file)?;
                 open.file.write_at(&trailer.encode(size), Trailer::slot_offset(size, trailer.serial)).during(&path)?;
                 touched.files.push(open);
                 result(false)
             }
             None => {
                 let file = self.create(pg, chunk, &path, touched)?;
-                // Both slots lie within the file from the start.
-                file.set_len(Trailer::slot_offset(size, 0) + 2 * Trailer::slot_bytes(size)).during(&path)?;
-                next.write(&file)?;
+                // Both slots lie within the file from the start, and have their room: no later change of what is present
+                // may need any.
+                file.allocate(Trailer::slot_offset(size, 0), 2 * Trailer::slot_bytes(size)).during(&path)?;
+                self.write(&next, &file)?;
                 file.write_at(&trailer.encode(size), Trailer::slot_offset(size, trailer.serial)).during(&path)?;
                 touched.fresh.push((file, path.clone()));
                 result(true)
             }
         }
+    }
+
+    fn write(&self, next: &NextChunk<D>, file: &D::File) -> Result<()> {
+        next.write(file)?;
+        self.fills_taken.fetch_add((next.filled.len() * BLOCK_SIZE) as u64, Ordering::AcqRel);
+        Ok(())
     }
 
     fn create(&self, pg: PgId, chunk: ChunkId, path: &str, touched: &mut Touched<D>) -> Result<D::File> {
@@ -381,6 +412,15 @@ pub(crate) fn decode_entry(bytes: &[u8], place: Place) -> Option<EntryHeader> {
 /// A segment and the offset of a block in it.
 type JournalSource<D> = (Arc<Segment<<D as Disk>::File>>, u32);
 
+/// New blocks that follow one another in the chunk and in the journal.
+struct Piece<'a, D: Disk> {
+    /// Number of the first block in the chunk.
+    first: u32,
+    blocks: usize,
+    segment: &'a Arc<Segment<D::File>>,
+    offset: u32,
+}
+
 /// A chunk on its way to its next version.
 struct NextChunk<D: Disk> {
     pg: PgId,
@@ -394,6 +434,10 @@ struct NextChunk<D: Disk> {
     sources: BTreeMap<u16, JournalSource<D>>,
     /// Blocks whose space is freed.
     punched: BTreeSet<u16>,
+    /// Blocks whose space is taken, with zeros.
+    filled: BTreeSet<u16>,
+    /// Nothing else happened to it.
+    only_filled: bool,
     /// The old file's contents do not count: a new file replaces it.
     fresh: bool,
 }
@@ -414,11 +458,14 @@ impl<D: Disk> NextChunk<D> {
             hashes: base.hashes,
             sources: BTreeMap::new(),
             punched: BTreeSet::new(),
+            filled: BTreeSet::new(),
+            only_filled: true,
             fresh,
         }
     }
 
     fn apply(&mut self, op: Op<D>) {
+        self.only_filled &= matches!(op, Op::Fill { .. });
         match op {
             Op::Write { position, first, hashes, end_bytes, generation, segment, data_offset } => {
                 for (at, hash) in hashes.into_iter().enumerate() {
@@ -426,6 +473,7 @@ impl<D: Disk> NextChunk<D> {
                     if let Some(slot) = self.hashes.get_mut(usize::from(block)) {
                         *slot = Some(hash);
                         self.punched.remove(&block);
+                        self.filled.remove(&block);
                         let offset = data_offset + (at * BLOCK_SIZE) as u32;
                         self.sources.insert(block, (Arc::clone(&segment), offset));
                     }
@@ -444,12 +492,30 @@ impl<D: Disk> NextChunk<D> {
                 self.hashes.fill(None);
                 self.sources.clear();
                 self.punched.clear();
+                self.filled.clear();
                 self.damaged = false;
                 self.fresh = true;
                 self.serial = 0;
                 self.summary.delete(position);
             }
+            Op::Fill { position, from, to, generation } => {
+                self.fill(from, to);
+                self.summary.fill(position, generation);
+            }
             Op::Discard { .. } | Op::Truncate { .. } => {}
+        }
+    }
+
+    fn fill(&mut self, from: u32, to: u32) {
+        for block in from..to.min(self.hashes.len() as u32) {
+            let block = block as u16;
+            let slot = &mut self.hashes[usize::from(block)];
+            // Where the trailer was lost a block without a hash may hold data: it stays unknown until it is repaired.
+            if slot.is_none() && !self.damaged {
+                *slot = Some(zero_hash(self.pg.volume, self.chunk, BlockIndex(block)));
+                self.punched.remove(&block);
+                self.filled.insert(block);
+            }
         }
     }
 
@@ -457,6 +523,7 @@ impl<D: Disk> NextChunk<D> {
         for block in from..to.min(self.hashes.len() as u32) {
             if self.hashes[block as usize].take().is_some() {
                 self.sources.remove(&(block as u16));
+                self.filled.remove(&(block as u16));
                 self.punched.insert(block as u16);
             }
         }
@@ -480,40 +547,79 @@ impl<D: Disk> NextChunk<D> {
         let path = || chunk_path(self.pg, self.chunk);
         if !self.fresh {
             for block in &self.punched {
-                file.punch(u64::from(*block) * BLOCK_SIZE as u64, BLOCK_SIZE as u64).during(&path())?;
+                file.punch(u64::from(*block) * BLOCK_SIZE as u64, BLOCK_SIZE as u64).during_with(path)?;
             }
+        }
+        // Before the trailer that calls them present: a block that is present never needs room again.
+        for (first, count) in runs(&self.filled) {
+            let (offset, length) = (u64::from(first) * BLOCK_SIZE as u64, u64::from(count) * BLOCK_SIZE as u64);
+            file.zero(offset, length).during_with(path)?;
         }
         let mut run: Vec<u8> = Vec::new();
         let mut run_first = 0u32;
-        for (block, (segment, offset)) in &self.sources {
-            let block = u32::from(*block);
+        for piece in self.pieces() {
             let run_end = run_first + (run.len() / BLOCK_SIZE) as u32;
-            if !run.is_empty() && (block != run_end || run.len() >= RUN_BLOCKS * BLOCK_SIZE) {
-                file.write_at(&run, u64::from(run_first) * BLOCK_SIZE as u64).during(&path())?;
+            if !run.is_empty() && (piece.first != run_end || run.len() >= RUN_BLOCKS * BLOCK_SIZE) {
+                file.write_at(&run, u64::from(run_first) * BLOCK_SIZE as u64).during_with(path)?;
                 run.clear();
             }
             if run.is_empty() {
-                run_first = block;
+                run_first = piece.first;
             }
-            run.extend_from_slice(&self.block_bytes(BlockIndex(block as u16), segment, *offset));
+            let at = run.len();
+            run.resize(at + piece.blocks * BLOCK_SIZE, 0);
+            self.read_piece(&piece, &mut run[at..]);
         }
         if !run.is_empty() {
-            file.write_at(&run, u64::from(run_first) * BLOCK_SIZE as u64).during(&path())?;
+            file.write_at(&run, u64::from(run_first) * BLOCK_SIZE as u64).during_with(path)?;
         }
         Ok(())
     }
 
-    /// A block from the journal. One that rotted there goes on as it is: the trailer has its true hash, so that reads
-    /// and scrub find it and fetch it from another member.
-    fn block_bytes(&self, block: BlockIndex, segment: &Segment<D::File>, offset: u32) -> Vec<u8> {
-        let bytes = read_segment(segment, offset, BLOCK_SIZE).unwrap_or_else(|error| {
-            tracing::error!(%error, pg = %self.pg, chunk = %self.chunk, %block, "a journalled block cannot be read");
-            vec![0; BLOCK_SIZE]
-        });
-        let expected = self.hashes.get(usize::from(block.0)).copied().flatten();
-        if expected != Some(block_hash(self.pg.volume, self.chunk, block, &bytes)) {
-            tracing::error!(pg = %self.pg, chunk = %self.chunk, %block, "a journalled block does not verify");
+    /// The new blocks, those together that follow one another in the chunk and in the journal.
+    fn pieces(&self) -> Vec<Piece<'_, D>> {
+        let mut pieces: Vec<Piece<'_, D>> = Vec::with_capacity(self.sources.len());
+        for (block, (segment, offset)) in &self.sources {
+            let block = u32::from(*block);
+            if let Some(last) = pieces.last_mut()
+                && last.blocks < RUN_BLOCKS
+                && last.first + last.blocks as u32 == block
+                && last.offset + (last.blocks * BLOCK_SIZE) as u32 == *offset
+                && Arc::ptr_eq(last.segment, segment)
+            {
+                last.blocks += 1;
+            } else {
+                pieces.push(Piece { first: block, blocks: 1, segment, offset: *offset });
+            }
         }
-        bytes
+        pieces
     }
+
+    /// Blocks from the journal. One that rotted there goes on as it is, and one that cannot be read as zeros: the trailer has
+    /// its true hash, so that reads and scrub find it and fetch it from another member.
+    fn read_piece(&self, piece: &Piece<'_, D>, into: &mut [u8]) {
+        let offset = u64::from(piece.offset);
+        if piece.segment.file.read_exact_at(into, offset).is_ok() {
+            return;
+        }
+        for (at, block) in into.chunks_exact_mut(BLOCK_SIZE).enumerate() {
+            if let Err(error) = piece.segment.file.read_exact_at(block, offset + (at * BLOCK_SIZE) as u64) {
+                let number = piece.first + at as u32;
+                tracing::error!(%error, pg = %self.pg, chunk = %self.chunk, block = number, "a journalled block cannot be read");
+                block.fill(0);
+            }
+        }
+    }
+}
+
+/// Blocks that follow one another: the first and how many.
+fn runs(blocks: &BTreeSet<u16>) -> Vec<(u32, u32)> {
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for block in blocks.iter().map(|block| u32::from(*block)) {
+        match runs.last_mut() {
+            Some((first, count)) if *first + *count == block => *count += 1,
+            _ => runs.push((block, 1)),
+        }
+    }
+    runs
 }

@@ -61,8 +61,8 @@ impl Trailer {
         self.hashes.iter().flatten().count() as u32
     }
 
-    pub(crate) fn slot_bytes(size: ChunkSize) -> u64 {
-        let blocks = u64::from(size.blocks());
+    pub(crate) const fn slot_bytes(size: ChunkSize) -> u64 {
+        let blocks = size.blocks() as u64;
         (HEADER_BYTES as u64 + blocks.div_ceil(8) + blocks * 8).next_multiple_of(BLOCK_SIZE as u64)
     }
 

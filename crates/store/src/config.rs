@@ -103,11 +103,33 @@ pub enum Mutant {
     SequenceAlone,
     /// A ballast that does not fit back right after it was given up is forgotten.
     ForgetBallast,
+    /// A cut leaves the dedupe records of what it cut.
+    KeepCutRecords,
+    /// A checkpoint does not write down where the writes of a chunk ended.
+    ForgetEnds,
+    /// A disk of another cluster, node or identity is taken for the expected one.
+    AnyDisk,
+    /// A disk that is marked as failed is opened again.
+    ForgetFailure,
+    /// Blocks are read without being checked.
+    UnverifiedRead,
+    /// Blocks of a chunk whose trailer is lost read as absent.
+    DamagedIsAbsent,
+    /// Reads do not look at the journal.
+    IgnoreOverlay,
+    /// A checkpoint applies entries whose journal records are not durable.
+    ApplyBeforeSync,
+    /// A checkpoint writes down that blocks are filled and takes no room for them.
+    FillTakesNoRoom,
+    /// What fills have yet to take in chunk files is given to others once more.
+    FillOwesNothing,
+    /// A chunk that was filled does not count as changed, so a resync passes it by.
+    FillIsNoChange,
 }
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 28] = [
         Self::SkipFsync,
         Self::MarkBeforeFsync,
         Self::IgnoreLap,
@@ -125,5 +147,16 @@ impl Mutant {
         Self::RenameBeforeSync,
         Self::SequenceAlone,
         Self::ForgetBallast,
+        Self::KeepCutRecords,
+        Self::ForgetEnds,
+        Self::AnyDisk,
+        Self::ForgetFailure,
+        Self::UnverifiedRead,
+        Self::DamagedIsAbsent,
+        Self::IgnoreOverlay,
+        Self::ApplyBeforeSync,
+        Self::FillTakesNoRoom,
+        Self::FillOwesNothing,
+        Self::FillIsNoChange,
     ];
 }

@@ -43,8 +43,14 @@ pub trait DiskFile: Send + Sync + 'static {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes the contents and the length durable (fdatasync).
     fn sync_data(&self) -> io::Result<()>;
+    /// A hint: what is read is not what comes before or after, so nothing is gained by reading ahead.
+    fn expect_random_access(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Reserves space for a byte range and extends the file over it.
     fn allocate(&self, offset: u64, length: u64) -> io::Result<()>;
+    /// Takes the space of a byte range; it reads as zeros, whatever was there, and writing into it needs no more space.
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()>;
     /// Frees the space of a byte range; it reads as zeros.
     fn punch(&self, offset: u64, length: u64) -> io::Result<()>;
     fn set_len(&self, length: u64) -> io::Result<()>;

@@ -16,6 +16,7 @@ use crate::store::{JournalMark, Store, encode};
 use crate::superblock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use weft_types::{LogPosition, PgId};
 
 /// Syncs the journal on any thread.
@@ -162,10 +163,12 @@ impl<D: Disk> Store<D> {
             group.checkpointing = group.end;
         }
         self.checkpoint_running = true;
+        self.fills_taken.store(0, Ordering::Release);
         self.cache.bump_epoch();
         Ok(Some(CheckpointJob {
             disk: self.disk.clone(),
             cache: Arc::clone(&self.cache),
+            fills_taken: Arc::clone(&self.fills_taken),
             config: self.config.clone(),
             salt: self.superblock.salt(),
             sync,
@@ -272,6 +275,7 @@ impl<D: Disk> Store<D> {
     /// When it failed. Out of space is not final; everything else is.
     pub fn finish_checkpoint(&mut self, outcome: CheckpointOutcome) -> Result<()> {
         self.checkpoint_running = false;
+        self.fills_taken.store(0, Ordering::Release);
         self.ballast_missing |= outcome.ballast_released;
         self.cache.bump_epoch();
         self.check()?;

@@ -75,10 +75,16 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 /// Puts the subject into an I/O error.
 pub(crate) trait IoContext<T> {
     fn during(self, what: &str) -> Result<T>;
+    /// As `during`; `what` is made only for an error.
+    fn during_with(self, what: impl Fn() -> String) -> Result<T>;
 }
 
 impl<T> IoContext<T> for io::Result<T> {
     fn during(self, what: &str) -> Result<T> {
         self.map_err(|source| StoreError::Io { what: what.to_owned(), source })
+    }
+
+    fn during_with(self, what: impl Fn() -> String) -> Result<T> {
+        self.map_err(|source| StoreError::Io { what: what(), source })
     }
 }

@@ -3,6 +3,7 @@
 //! Responsible for: keeping the four consistent when entries are appended, cut, committed and applied. Guarantees: pure
 //! memory; the caller journals first and calls here afterwards. Must not know: files, the journal's layout.
 
+use crate::chunk_file::Trailer;
 use crate::overlay::{ChunkOverlay, JournalBlock, Summary};
 use crate::state::{DedupeTable, GroupSnapshot, JournalPosition, MAX_REMOVED_PER_GROUP, RemovedChunks, ReplicaState};
 use std::collections::{BTreeMap, VecDeque};
@@ -34,6 +35,7 @@ pub(crate) enum EffectKind {
     Truncate,
     DeleteObject,
     DeleteChunk,
+    Fill,
 }
 
 impl EntryRef {
@@ -50,6 +52,7 @@ impl EntryRef {
                 (EffectKind::DeleteObject, ChunkId { object: *object, ..none }, BlockRange::default())
             }
             Effect::DeleteChunk { chunk } => (EffectKind::DeleteChunk, *chunk, BlockRange::default()),
+            Effect::Fill { chunk, range, .. } => (EffectKind::Fill, *chunk, *range),
         };
         Self {
             position: header.position,
@@ -115,6 +118,8 @@ pub(crate) struct Group {
     pub removed_floor: LogPosition,
     pub chunks: BTreeMap<ChunkId, ChunkBase>,
     pub overlay: BTreeMap<ChunkId, ChunkOverlay>,
+    /// Room that chunk files have yet to take for fills, by entry, in log order.
+    pub fills: VecDeque<(LogPosition, u64)>,
 }
 
 impl Group {
@@ -140,6 +145,7 @@ impl Group {
             removed_floor: snapshot.removed_floor,
             chunks: BTreeMap::new(),
             overlay: BTreeMap::new(),
+            fills: VecDeque::new(),
         }
     }
 
@@ -187,7 +193,7 @@ impl Group {
                     self.removed.push(removed(*object, first..=u32::MAX));
                 }
             }
-            Effect::Nothing | Effect::Write { .. } | Effect::Discard { .. } => {}
+            Effect::Nothing | Effect::Write { .. } | Effect::Discard { .. } | Effect::Fill { .. } => {}
         }
         if self.removed.len() > MAX_REMOVED_PER_GROUP {
             let drop = self.removed.len() - MAX_REMOVED_PER_GROUP;
@@ -241,6 +247,13 @@ impl Group {
                     overlay.clear(position, u32::from(range.first.0), range.end());
                     overlay.summary.discard(position, *generation);
                 }
+            }
+            Effect::Fill { chunk, range, generation, .. } => {
+                let file = if self.summary(*chunk).exists { 0 } else { new_file_bytes(self.chunk_size) };
+                self.fills.push_back((position, header.effect.filled_bytes() as u64 + file));
+                let overlay = self.overlay_of(*chunk);
+                overlay.fill(position, u32::from(range.first.0), range.end());
+                overlay.summary.fill(position, *generation);
             }
             Effect::Truncate { object, keep_blocks, size_bytes, generation } => {
                 for chunk in self.existing_chunks(*object) {
@@ -405,9 +418,15 @@ impl Group {
         }
     }
 
+    /// Bytes that fills have yet to take in chunk files.
+    pub(crate) fn fills_owed(&self) -> u64 {
+        self.fills.iter().map(|(_, bytes)| bytes).sum()
+    }
+
     /// Drops from the overlay what is in chunk files now.
     pub(crate) fn forget_applied_overlay(&mut self) {
         let applied = self.applied;
+        self.fills.retain(|(position, _)| *position > applied);
         self.overlay.retain(|_, overlay| {
             overlay.applied(applied);
             !overlay.is_empty() || overlay.summary.version > applied
@@ -420,6 +439,11 @@ impl Group {
         // Laps rise along the log unless entries were copied forward.
         if self.has_relocated { unapplied.min() } else { unapplied.next() }
     }
+}
+
+/// What a new chunk file takes besides its blocks: both trailer slots, and what the filesystem knows of it.
+const fn new_file_bytes(size: ChunkSize) -> u64 {
+    2 * Trailer::slot_bytes(size) + BLOCK_SIZE as u64
 }
 
 /// Blocks of one chunk that a truncation keeps.

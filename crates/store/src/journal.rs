@@ -98,6 +98,8 @@ impl<D: Disk> Journal<D> {
             if length != u64::from(superblock.segment_bytes) {
                 return Err(StoreError::Corrupt { file: path, what: format!("it has {length} bytes") });
             }
+            // It is read once, at the start. Pages that were read ahead are large, and appends into large pages are slow.
+            file.expect_random_access().during(&path)?;
             segments.push(Arc::new(Segment { file, lap: AtomicU64::new(0) }));
         }
         let head = JournalPosition { lap: first_live, offset: 0 };

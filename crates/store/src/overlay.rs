@@ -17,18 +17,33 @@ pub(crate) struct JournalBlock {
     pub offset: u32,
 }
 
-/// Blocks `from..to` were made absent.
+/// What became of blocks `from..to`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Clear {
+struct Mark {
     position: LogPosition,
     from: u32,
     to: u32,
+    made: Made,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Made {
+    Absent,
+    /// With zeros where they were absent; as they were where not.
+    Present,
+}
+
+impl Mark {
+    const fn covers(&self, block: u32) -> bool {
+        self.from <= block && block < self.to
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct ChunkOverlay {
     blocks: BTreeMap<u16, JournalBlock>,
-    clears: Vec<Clear>,
+    /// In log order.
+    marks: Vec<Mark>,
     pub summary: Summary,
 }
 
@@ -65,6 +80,13 @@ impl Summary {
         }
     }
 
+    /// It claims no end: what it reserves may lie past the end of the file.
+    pub(crate) fn fill(&mut self, version: LogPosition, generation: TruncateGeneration) {
+        self.version = version;
+        self.exists = true;
+        self.generation = self.generation.max(generation);
+    }
+
     pub(crate) fn delete(&mut self, version: LogPosition) {
         *self = Self { version, ..Self::default() };
     }
@@ -75,13 +97,17 @@ impl Summary {
 pub(crate) enum Whereabouts {
     Journal(JournalBlock),
     Absent,
+    /// Present, all zeros, and nowhere yet.
+    Zero,
+    /// In the chunk's file; present with zeros where it is absent there.
+    FileOrZero,
     /// In the chunk's file, or absent there.
     File,
 }
 
 impl ChunkOverlay {
     pub(crate) const fn new(summary: Summary) -> Self {
-        Self { blocks: BTreeMap::new(), clears: Vec::new(), summary }
+        Self { blocks: BTreeMap::new(), marks: Vec::new(), summary }
     }
 
     pub(crate) fn find(&self, block: u16) -> Whereabouts {
@@ -89,10 +115,13 @@ impl ChunkOverlay {
             return Whereabouts::Journal(*found);
         }
         let block = u32::from(block);
-        if self.clears.iter().any(|c| c.from <= block && block < c.to) {
-            Whereabouts::Absent
-        } else {
-            Whereabouts::File
+        let mut marks = self.marks.iter().filter(|mark| mark.covers(block));
+        let absent_before = |made: &Mark| made.made == Made::Absent;
+        match marks.next_back().map(|newest| newest.made) {
+            Some(Made::Absent) => Whereabouts::Absent,
+            Some(Made::Present) if marks.any(absent_before) => Whereabouts::Zero,
+            Some(Made::Present) => Whereabouts::FileOrZero,
+            None => Whereabouts::File,
         }
     }
 
@@ -111,15 +140,24 @@ impl ChunkOverlay {
                 self.blocks.remove(&block);
             }
         }
-        // A newer clear that covers an older one replaces it: while the newer is unapplied, its blocks are absent.
-        self.clears.retain(|c| !(from <= c.from && c.to <= to));
-        self.clears.push(Clear { position, from, to });
+        // A newer clear that covers an older mark replaces it: while the newer is unapplied, its blocks are absent.
+        self.marks.retain(|mark| !(from <= mark.from && mark.to <= to));
+        self.marks.push(Mark { position, from, to, made: Made::Absent });
+    }
+
+    pub(crate) fn fill(&mut self, position: LogPosition, from: u32, to: u32) {
+        if from >= to {
+            return;
+        }
+        // An older clear stays: it tells that there are zeros and not what the file has.
+        self.marks.retain(|mark| !(mark.made == Made::Present && from <= mark.from && mark.to <= to));
+        self.marks.push(Mark { position, from, to, made: Made::Present });
     }
 
     /// Forgets what a checkpoint has brought to the chunk's file.
     pub(crate) fn applied(&mut self, to: LogPosition) {
         self.blocks.retain(|_, b| b.position > to);
-        self.clears.retain(|c| c.position > to);
+        self.marks.retain(|mark| mark.position > to);
     }
 
     /// Follows an entry that was copied forward in the journal.
@@ -133,6 +171,6 @@ impl ChunkOverlay {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.blocks.is_empty() && self.clears.is_empty()
+        self.blocks.is_empty() && self.marks.is_empty()
     }
 }

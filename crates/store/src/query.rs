@@ -1,10 +1,11 @@
 //! Reading, repairing and comparing chunks: the part of the store that looks at blocks.
 
 use crate::chunk_file::OpenChunk;
+use crate::config::Mutant;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{IoContext, Result, StoreError};
 use crate::overlay::Whereabouts;
-use crate::read::{BadBlock, Part, ReadJob, ReadOutcome, Source};
+use crate::read::{BadBlock, Part, ReadJob, ReadOutcome, Source, Trust};
 use crate::state::RemovedChunks;
 use crate::store::Store;
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use weft_types::{
     BLOCK_SIZE, BlockHash, BlockIndex, BlockRange, ChunkId, ChunkIndex, LogPosition, ObjectId, PgId,
-    TruncateGeneration, block_hash,
+    TruncateGeneration, block_hash, checksum::zero_hash,
 };
 
 /// Presence and hashes of a chunk's blocks, journalled ones included.
@@ -70,6 +71,17 @@ pub enum Repaired {
     Unknown,
 }
 
+/// What the trailer and the journal say of one block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Found {
+    Content(BlockHash),
+    /// Filled, and not in the chunk's file yet.
+    Zeros,
+    Nothing,
+    /// The chunk's trailer was lost.
+    Unknown,
+}
+
 impl<D: Disk> Store<D> {
     /// Prepares a read of a run of blocks. Cheap; reads nothing yet.
     ///
@@ -80,7 +92,7 @@ impl<D: Disk> Store<D> {
         if range.end() > u32::from(group.chunk_size.blocks()) {
             return Err(StoreError::OutOfRange { what: "read" });
         }
-        let overlay = group.overlay.get(&chunk);
+        let overlay = group.overlay.get(&chunk).filter(|_| !self.config.has(Mutant::IgnoreOverlay));
         let has_file = group.chunks.contains_key(&chunk);
         let mut parts: Vec<Part<D>> = Vec::new();
         for block in range.blocks() {
@@ -91,15 +103,21 @@ impl<D: Disk> Store<D> {
                     offset: found.offset,
                     hashes: vec![found.hash],
                 },
-                Whereabouts::File if has_file => Source::File,
-                Whereabouts::Absent | Whereabouts::File => Source::Absent,
+                Whereabouts::File | Whereabouts::FileOrZero if has_file => Source::File,
+                // Zeros either way.
+                _ => Source::Absent,
             };
             if !parts.last_mut().is_some_and(|last| last.extend(&source)) {
                 parts.push(Part { range: BlockRange::new(block, 1), source });
             }
         }
         let cache = Arc::clone(&self.cache);
-        Ok(ReadJob { pg, chunk, range, size: group.chunk_size, parts, epoch: cache.epoch(), cache })
+        let trust = match () {
+            () if self.config.has(Mutant::UnverifiedRead) => Trust::Everything,
+            () if self.config.has(Mutant::DamagedIsAbsent) => Trust::Holes,
+            () => Trust::Nothing,
+        };
+        Ok(ReadJob { pg, chunk, range, size: group.chunk_size, parts, epoch: cache.epoch(), cache, trust })
     }
 
     /// Reads inline, for tools and tests.
@@ -129,22 +147,18 @@ impl<D: Disk> Store<D> {
     /// When the chunk's file cannot be read.
     pub fn block_hashes(&self, pg: PgId, chunk: ChunkId) -> Result<ChunkHashes> {
         let group = self.group(pg)?;
-        let trailer = self.open_chunk(pg, chunk)?.map(|open| open.trailer());
-        let lost = trailer.is_none() && group.chunks.contains_key(&chunk);
-        let overlay = group.overlay.get(&chunk);
         let mut damaged = false;
-        let mut blocks = Vec::with_capacity(usize::from(group.chunk_size.blocks()));
-        for block in 0..group.chunk_size.blocks() {
-            blocks.push(match overlay.map_or(Whereabouts::File, |o| o.find(block)) {
-                Whereabouts::Journal(found) => Some(found.hash),
-                Whereabouts::Absent => None,
-                Whereabouts::File => {
-                    let hash = trailer.as_ref().and_then(|t| t.hashes.get(usize::from(block)).copied().flatten());
-                    damaged |= hash.is_none() && (lost || trailer.as_ref().is_some_and(|t| t.damaged));
-                    hash
-                }
-            });
-        }
+        let found = self.blocks_found(pg, chunk, BlockRange::new(BlockIndex(0), group.chunk_size.blocks()))?;
+        let blocks = found.into_iter().enumerate().map(|(block, found)| match found {
+            Found::Content(hash) => Some(hash),
+            Found::Zeros => Some(zero_hash(pg.volume, chunk, BlockIndex(block as u16))),
+            Found::Nothing => None,
+            Found::Unknown => {
+                damaged = true;
+                None
+            }
+        });
+        let blocks = blocks.collect();
         let summary = group.summary(chunk);
         Ok(ChunkHashes {
             blocks,
@@ -153,6 +167,47 @@ impl<D: Disk> Store<D> {
             end_bytes: summary.end_bytes,
             damaged,
         })
+    }
+
+    /// How many blocks of a range are absent, journalled changes taken into account. Unknown ones count as absent. May wait
+    /// for the disk as `block_hashes` does.
+    ///
+    /// # Errors
+    /// When the chunk's file cannot be read.
+    pub fn absent_blocks(&self, pg: PgId, chunk: ChunkId, range: BlockRange) -> Result<u16> {
+        let found = self.blocks_found(pg, chunk, range)?;
+        Ok(found.iter().filter(|found| matches!(found, Found::Nothing | Found::Unknown)).count() as u16)
+    }
+
+    /// Which blocks of a chunk are present, without their hashes.
+    ///
+    /// # Errors
+    /// When the chunk's file cannot be read.
+    pub fn present_blocks(&self, pg: PgId, chunk: ChunkId) -> Result<Vec<bool>> {
+        let whole = BlockRange::new(BlockIndex(0), self.group(pg)?.chunk_size.blocks());
+        let found = self.blocks_found(pg, chunk, whole)?;
+        Ok(found.iter().map(|found| matches!(found, Found::Content(_) | Found::Zeros)).collect())
+    }
+
+    /// What is known of each block of a range.
+    fn blocks_found(&self, pg: PgId, chunk: ChunkId, range: BlockRange) -> Result<Vec<Found>> {
+        let group = self.group(pg)?;
+        let trailer = self.open_chunk(pg, chunk)?.map(|open| open.trailer());
+        let lost = trailer.is_none() && group.chunks.contains_key(&chunk);
+        let unknown = lost || trailer.as_ref().is_some_and(|t| t.damaged);
+        let overlay = group.overlay.get(&chunk);
+        let in_file = |block: u16, otherwise: Found| {
+            let hash = trailer.as_ref().and_then(|t| t.hashes.get(usize::from(block)).copied().flatten());
+            hash.map_or(if unknown { Found::Unknown } else { otherwise }, Found::Content)
+        };
+        let found = range.blocks().map(|block| match overlay.map_or(Whereabouts::File, |o| o.find(block.0)) {
+            Whereabouts::Journal(found) => Found::Content(found.hash),
+            Whereabouts::Absent => Found::Nothing,
+            Whereabouts::Zero => Found::Zeros,
+            Whereabouts::FileOrZero => in_file(block.0, Found::Zeros),
+            Whereabouts::File => in_file(block.0, Found::Nothing),
+        });
+        Ok(found.collect())
     }
 
     /// Rewrites a bad block in place and syncs it. Blocking.
@@ -167,7 +222,8 @@ impl<D: Disk> Store<D> {
         }
         let hash = block_hash(pg.volume, chunk, block, bytes);
         let written = match group.overlay.get(&chunk).map_or(Whereabouts::File, |o| o.find(block.0)) {
-            Whereabouts::Absent => return Ok(Repaired::Unknown),
+            // Nothing is stored that could be bad.
+            Whereabouts::Absent | Whereabouts::Zero => return Ok(Repaired::Unknown),
             Whereabouts::Journal(found) if found.hash != hash => {
                 return Ok(Repaired::OtherContent { expected: found.hash });
             }
@@ -175,7 +231,7 @@ impl<D: Disk> Store<D> {
                 let file = &self.journal.segment(u64::from(found.lap)).file;
                 file.write_at(bytes, u64::from(found.offset)).during("repairing a block").map(|()| file.sync_data())
             }
-            Whereabouts::File => {
+            Whereabouts::File | Whereabouts::FileOrZero => {
                 let Some(open) = self.open_chunk(pg, chunk)? else { return Ok(Repaired::Unknown) };
                 match open.trailer().hashes.get(usize::from(block.0)).copied().flatten() {
                     None => return Ok(Repaired::Unknown),
@@ -272,7 +328,7 @@ impl<D: Disk> Store<D> {
         let mut total = 0;
         for chunk in group.existing_chunks(object) {
             total += if group.overlay.contains_key(&chunk) {
-                self.block_hashes(pg, chunk)?.blocks.iter().flatten().count() as u64
+                self.present_blocks(pg, chunk)?.into_iter().filter(|present| *present).count() as u64
             } else {
                 group.chunks.get(&chunk).map_or(0, |base| u64::from(base.present))
             };

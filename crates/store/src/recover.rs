@@ -8,7 +8,7 @@ use crate::chunk_file::{ChunkCache, NEW_SUFFIX, Trailer, chunk_path, group_dir, 
 use crate::config::{Mutant, StoreConfig};
 use crate::disk::{DirEntryKind, Disk, OpenMode};
 use crate::error::{IoContext, Result, StoreError};
-use crate::group::{ChunkBase, EntryRef};
+use crate::group::{ChunkBase, EntryRef, Group};
 use crate::journal::{Found, Journal, Verdict};
 use crate::record::Kind;
 use crate::sealed;
@@ -48,7 +48,7 @@ impl<D: Disk> Store<D> {
     pub fn open(disk: D, expected: Expected, mut config: StoreConfig) -> Result<(Self, RecoveryReport)> {
         let superblock = superblock::read_superblock(&disk)?;
         let lock = superblock::take_lock(&disk)?;
-        superblock::check(&disk, &superblock, expected)?;
+        superblock::check(&disk, &superblock, expected, &config)?;
         config.segment_bytes = superblock.segment_bytes;
         config.segments = superblock.segments;
         config.retained_segments = config.retained_segments.min(superblock.segments / 2);
@@ -80,13 +80,15 @@ impl<D: Disk> Store<D> {
             ballast_missing,
             usage,
             appended_since: 0,
+            fills_owed: 0,
+            fills_taken: Arc::default(),
             pinned: None,
             scratch: Vec::new(),
             _lock: lock,
         };
         let mut report = RecoveryReport { warning, ..RecoveryReport::default() };
         // From here on every record carries a life that no record of an earlier opening has.
-        sealed::write(&store.disk, &store.config, STATE, &DiskState { life, ..state.clone() })?;
+        store.ballast_missing |= begin_life(&store.disk, &store.config, &DiskState { life, ..state.clone() })?;
         let as_of = state.as_of;
         for (pg, snapshot) in state.groups {
             let size = *store.volumes.get(&pg.volume).ok_or(StoreError::UnknownVolume { volume: pg.volume })?;
@@ -100,6 +102,7 @@ impl<D: Disk> Store<D> {
         for pg in pgs {
             store.rebuild_overlay(pg)?;
         }
+        store.fills_owed = store.groups.values().map(Group::fills_owed).sum();
         if store.ballast_missing && !store.config.has(Mutant::ForgetBallast) {
             store.restore_ballast();
             store.refresh_space()?;
@@ -217,6 +220,21 @@ impl<D: Disk> Store<D> {
     }
 }
 
+/// Writes the state file with which an opening begins, and says whether that took of the ballast. On a full disk it takes
+/// the place of the ballast's rest; the old file's place becomes the rest for the next opening.
+fn begin_life<D: Disk>(disk: &D, config: &StoreConfig, state: &DiskState) -> Result<bool> {
+    match sealed::write(disk, config, STATE, state) {
+        Err(error) if error.is_no_space() => {}
+        written => return written.map(|()| false),
+    }
+    superblock::release_ballast(disk, 0)?;
+    sealed::write(disk, config, STATE, state)?;
+    if let Err(error) = superblock::create_ballast(disk, superblock::kept_for_opening(config.ballast_bytes)) {
+        tracing::warn!(%error, "nothing could be kept of the ballast for the next opening");
+    }
+    Ok(true)
+}
+
 struct Replay<'a, D: Disk> {
     store: &'a mut Store<D>,
     /// The state file holds the effect of every record before this on everything but blocks.
@@ -236,7 +254,13 @@ impl<D: Disk> Replay<'_, D> {
                 let after: LogPosition = body(found)?;
                 self.seen.entry(pg).or_default().retain(|_, (entry, _)| entry.position <= after);
                 if new {
-                    self.group(pg, found)?.cut_log(after);
+                    let keep = self.store.config.has(Mutant::KeepCutRecords);
+                    let group = self.group(pg, found)?;
+                    let records = keep.then(|| group.dedupe.clone());
+                    group.cut_log(after);
+                    if let Some(records) = records {
+                        group.dedupe = records;
+                    }
                 }
             }
             Kind::RemoveGroup => {

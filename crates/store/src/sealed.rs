@@ -15,7 +15,10 @@ const HEADER_BYTES: usize = 24;
 pub(crate) struct Seal {
     pub path: &'static str,
     pub magic: [u8; 8],
+    /// That is written.
     pub version: u32,
+    /// That can be read still.
+    pub oldest: u32,
 }
 
 /// A file that was read.
@@ -55,7 +58,7 @@ pub(crate) fn read<D: Disk, T: DeserializeOwned>(disk: &D, seal: Seal) -> Result
         return Err(corrupt("checksum mismatch"));
     }
     let version = le32(&bytes, 8);
-    if version != seal.version {
+    if !(seal.oldest..=seal.version).contains(&version) {
         return Ok(Unsealed::OtherVersion(version));
     }
     codec::decode(body).map(Unsealed::Value).map_err(|error| corrupt(&error.to_string()))

@@ -18,6 +18,7 @@ use serde::Serialize;
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use weft_types::{ChunkSize, Effect, Entry, EntryHeader, LogPosition, PgId, SessionId, VolumeId};
 
 /// One disk, owned by one thread.
@@ -43,6 +44,10 @@ pub struct Store<D: Disk> {
     pub(crate) usage: Usage,
     /// Bytes appended since `usage` was measured.
     pub(crate) appended_since: u64,
+    /// Bytes that fills have yet to take in chunk files: exact when `usage` was measured, and with what was appended since.
+    pub(crate) fills_owed: u64,
+    /// Bytes that the running checkpoint has taken for fills so far: in use, and owed no more.
+    pub(crate) fills_taken: Arc<AtomicU64>,
     /// At or before the first lap that holds an entry not yet applied: exact when `usage` was measured. Each report to a
     /// primary tells what room there is, and looking through all groups for each cost more than sending it.
     pub(crate) pinned: Option<u64>,
@@ -81,7 +86,7 @@ impl JournalPressure {
 pub struct Space {
     pub total_bytes: u64,
     pub free_bytes: u64,
-    /// Kept free, and journalled blocks that chunk files have yet to take.
+    /// Kept free, and blocks, journalled or filled with zeros, that chunk files have yet to take.
     pub reserved_bytes: u64,
 }
 
@@ -265,7 +270,10 @@ impl<D: Disk> Store<D> {
             };
             let data_at = (crate::record::HEADER_BYTES + size) as u32;
             self.pinned.get_or_insert(at.lap);
-            self.group_mut(pg)?.append(&entry.header, at, data_at);
+            let group = self.group_mut(pg)?;
+            group.append(&entry.header, at, data_at);
+            let newest = group.fills.back().filter(|(position, _)| *position == entry.header.position);
+            self.fills_owed += newest.map_or(0, |(_, bytes)| *bytes);
         }
         let head = self.journal.head();
         self.written(Ok(head))
@@ -366,7 +374,13 @@ impl<D: Disk> Store<D> {
         } else {
             self.journal_value(Kind::CutTail, pg, &after)?
         };
-        self.group_mut(pg)?.cut_log(after);
+        let keep = self.config.has(Mutant::KeepCutRecords);
+        let group = self.group_mut(pg)?;
+        let records = keep.then(|| group.dedupe.clone());
+        group.cut_log(after);
+        if let Some(records) = records {
+            group.dedupe = records;
+        }
         self.rebuild_overlay(pg)?;
         Ok(mark)
     }
@@ -375,7 +389,9 @@ impl<D: Disk> Store<D> {
     pub(crate) fn rebuild_overlay(&mut self, pg: PgId) -> Result<()> {
         let group = self.group(pg)?;
         let unapplied: Vec<_> = group.entries.range(group.first_after(group.applied)..).copied().collect();
-        self.group_mut(pg)?.overlay.clear();
+        let group = self.group_mut(pg)?;
+        group.overlay.clear();
+        group.fills.clear();
         for entry in unapplied {
             if entry.kind == EffectKind::Nothing {
                 continue;
@@ -481,13 +497,18 @@ impl<D: Disk> Store<D> {
     /// When it cannot be asked.
     pub fn refresh_space(&mut self) -> Result<()> {
         self.pinned = self.pinned_now();
+        // Asked before the filesystem is: what is taken in between counts twice rather than not at all.
+        let taken = self.fills_taken.load(Ordering::Acquire);
+        self.fills_owed = self.groups.values().map(Group::fills_owed).sum::<u64>().saturating_sub(taken);
         self.usage = self.disk.usage().during("asking for free space")?;
         self.appended_since = 0;
         Ok(())
     }
 
     pub fn space(&self) -> Space {
-        let unapplied = self.bytes_from(self.pinned);
+        // What a fill will take belongs to it from the moment it is in the journal: nobody else is admitted to it.
+        let fills = if self.config.has(Mutant::FillOwesNothing) { 0 } else { self.fills_owed };
+        let unapplied = self.bytes_from(self.pinned) + fills;
         Space {
             total_bytes: self.usage.total_bytes,
             free_bytes: self.usage.free_bytes,
@@ -538,6 +559,13 @@ fn check_entry(group: &Group, entry: &Entry, end: LogPosition) -> Result<()> {
             malformed("its range lies outside the chunk")
         }
         Effect::Discard { range, .. } if range.end() > u32::from(group.chunk_size.blocks()) => {
+            malformed("its range lies outside the chunk")
+        }
+        Effect::Fill { range, absent_blocks, .. }
+            if range.is_empty()
+                || range.end() > u32::from(group.chunk_size.blocks())
+                || *absent_blocks > range.count =>
+        {
             malformed("its range lies outside the chunk")
         }
         _ => Ok(()),

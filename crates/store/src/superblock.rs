@@ -4,7 +4,7 @@
 //! superblock is written last when formatting, so that its presence means a complete disk. Must not know: the journal's
 //! records, chunk files.
 
-use crate::config::StoreConfig;
+use crate::config::{Mutant, StoreConfig};
 use crate::disk::{Disk, DiskFile, OpenMode, read_file, replace_file};
 use crate::error::{IoContext, Result, StoreError};
 use crate::sealed::{self, Seal, Unsealed};
@@ -12,16 +12,21 @@ use crate::state::DiskState;
 use serde::{Deserialize, Serialize};
 use weft_types::{ClusterId, DiskId, NodeId};
 
-/// Version of everything on the disk.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of everything on the disk. 2: entries may fill blocks. An opening writes the state file anew, so a program that
+/// does not know such entries never opens a disk that may have them.
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest that is understood: it has nothing that version 2 has not.
+const OLDEST_VERSION: u32 = 1;
 
 pub(crate) const LOCK_FILE: &str = "lock";
 pub(crate) const FAILED_FILE: &str = "failed";
 pub(crate) const BALLAST_FILE: &str = "ballast";
 pub(crate) const JOURNAL_DIR: &str = "journal";
 pub(crate) const CHUNKS_DIR: &str = "chunks";
-pub(crate) const SUPERBLOCK: Seal = Seal { path: "superblock", magic: *b"WEFTDISK", version: FORMAT_VERSION };
-pub(crate) const STATE: Seal = Seal { path: "state", magic: *b"WEFTSTAT", version: FORMAT_VERSION };
+pub(crate) const SUPERBLOCK: Seal =
+    Seal { path: "superblock", magic: *b"WEFTDISK", version: FORMAT_VERSION, oldest: OLDEST_VERSION };
+pub(crate) const STATE: Seal =
+    Seal { path: "state", magic: *b"WEFTSTAT", version: FORMAT_VERSION, oldest: OLDEST_VERSION };
 
 /// Segments of a journal and bytes of each: no disk was ever formatted outside of these.
 const MIN_SEGMENT_BYTES: u32 = 4 << 10;
@@ -137,10 +142,19 @@ pub(crate) fn ballast_missing<D: Disk>(disk: &D, bytes: u64) -> Result<bool> {
     }
 }
 
-pub(crate) fn release_ballast<D: Disk>(disk: &D) -> Result<()> {
+/// What a checkpoint leaves of the ballast. It may fail for want of space and be tried again; an opening has to write a
+/// state file, and a disk that does not open can have nothing deleted from it.
+pub(crate) const fn kept_for_opening(ballast_bytes: u64) -> u64 {
+    ballast_bytes / 2
+}
+
+/// Gives up the ballast but for `keep_bytes` of it.
+pub(crate) fn release_ballast<D: Disk>(disk: &D, keep_bytes: u64) -> Result<()> {
     let file = disk.open(BALLAST_FILE, OpenMode::Create).during("opening the ballast")?;
-    file.set_len(0).during("releasing the ballast")?;
-    file.sync_data().during("syncing the ballast")
+    let length = file.len().during("looking at the ballast")?;
+    file.set_len(length.min(keep_bytes)).during("releasing the ballast")?;
+    file.sync_data().during("syncing the ballast")?;
+    disk.sync_all().during("syncing the disk")
 }
 
 pub(crate) fn take_lock<D: Disk>(disk: &D) -> Result<D::Lock> {
@@ -180,11 +194,18 @@ pub(crate) fn read_state<D: Disk>(disk: &D) -> Result<DiskState> {
 /// # Errors
 /// What is wrong with it, as opening it would say.
 pub fn check_disk<D: Disk>(disk: &D, expected: Expected) -> Result<()> {
-    check(disk, &read_superblock(disk)?, expected)
+    check(disk, &read_superblock(disk)?, expected, &StoreConfig::default())
 }
 
-pub(crate) fn check<D: Disk>(disk: &D, superblock: &Superblock, expected: Expected) -> Result<()> {
+pub(crate) fn check<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    expected: Expected,
+    config: &StoreConfig,
+) -> Result<()> {
     let Identity { cluster, disk: id, node } = superblock.identity;
+    let any = Expected { cluster, disk: None, node: None };
+    let expected = if config.has(Mutant::AnyDisk) { any } else { expected };
     if cluster != expected.cluster {
         return Err(StoreError::ForeignCluster { disk: disk.describe(), found: cluster, expected: expected.cluster });
     }
@@ -194,7 +215,8 @@ pub(crate) fn check<D: Disk>(disk: &D, superblock: &Superblock, expected: Expect
     if let Some(expected) = expected.node.filter(|expected| *expected != node) {
         return Err(StoreError::OtherNode { disk: disk.describe(), found: node, expected });
     }
-    if let Some(reason) = read_file(disk, FAILED_FILE).during("reading the failure mark")? {
+    let failed = read_file(disk, FAILED_FILE).during("reading the failure mark")?;
+    if let Some(reason) = failed.filter(|_| !config.has(Mutant::ForgetFailure)) {
         let reason = String::from_utf8_lossy(&reason).into_owned();
         return Err(StoreError::MarkedFailed { disk: disk.describe(), reason });
     }

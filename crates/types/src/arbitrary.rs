@@ -281,7 +281,7 @@ mod tests {
             .filter_map(value::<Effect>)
             .map(|effect| format!("{effect:?}").split([' ', '{']).next().map(str::to_owned))
             .collect();
-        assert_eq!(effects.len(), 6, "{effects:?}");
+        assert_eq!(effects.len(), 7, "{effects:?}");
         for bytes in encodings::<EntryHeader>(50) {
             assert!(crate::codec::decode::<EntryHeader>(&bytes).is_ok());
         }

@@ -38,6 +38,12 @@ pub fn block_hash(volume: VolumeId, chunk: ChunkId, block: BlockIndex, bytes: &[
     BlockHash(u64::from_le_bytes(first))
 }
 
+/// Hash of a block of zeros.
+#[must_use]
+pub fn zero_hash(volume: VolumeId, chunk: ChunkId, block: BlockIndex) -> BlockHash {
+    block_hash(volume, chunk, block, &[0; BLOCK_SIZE])
+}
+
 /// Hashes of a run of whole blocks. `bytes` must hold exactly the run.
 #[must_use]
 pub fn block_hashes(volume: VolumeId, chunk: ChunkId, range: BlockRange, bytes: &[u8]) -> Vec<BlockHash> {

@@ -4,7 +4,7 @@
 //! whole blocks; the primary has already merged partial ones.
 
 use crate::checksum::BlockHash;
-use crate::geometry::BlockRange;
+use crate::geometry::{BLOCK_SIZE, BlockRange};
 use crate::ids::{ChunkId, DiskId, ObjectId, OperationId, SessionId};
 use crate::position::{LogPosition, TruncateGeneration};
 use bytes::Bytes;
@@ -41,6 +41,9 @@ pub enum Effect {
     DeleteObject { object: ObjectId },
     /// Delete one chunk (resync: absent at the source).
     DeleteChunk { chunk: ChunkId },
+    /// Make absent blocks of the range present, with zeros; present ones stay as they are. What is so reserved is a written
+    /// zero in every respect. `absent_blocks` of them were absent at the primary: so much room it takes on every member.
+    Fill { chunk: ChunkId, range: BlockRange, absent_blocks: u16, generation: TruncateGeneration },
 }
 
 impl Effect {
@@ -48,7 +51,10 @@ impl Effect {
     #[must_use]
     pub const fn chunk(&self) -> Option<ChunkId> {
         match self {
-            Self::Write { chunk, .. } | Self::Discard { chunk, .. } | Self::DeleteChunk { chunk } => Some(*chunk),
+            Self::Write { chunk, .. }
+            | Self::Discard { chunk, .. }
+            | Self::DeleteChunk { chunk }
+            | Self::Fill { chunk, .. } => Some(*chunk),
             Self::Nothing | Self::Truncate { .. } | Self::DeleteObject { .. } => None,
         }
     }
@@ -58,6 +64,15 @@ impl Effect {
     pub const fn data_len(&self) -> usize {
         match self {
             Self::Write { range, .. } => range.byte_len(),
+            _ => 0,
+        }
+    }
+
+    /// Room in chunk files that it takes besides that of its data.
+    #[must_use]
+    pub const fn filled_bytes(&self) -> usize {
+        match self {
+            Self::Fill { absent_blocks, .. } => *absent_blocks as usize * BLOCK_SIZE,
             _ => 0,
         }
     }

@@ -16,6 +16,12 @@ pub const MAX_LABEL_BYTES: usize = 63;
 
 /// One read or write of the data wire: what FUSE sends at most.
 pub const MAX_IO_BYTES: usize = 1 << 20;
+/// One fill: a chunk of the usual size. What is sequenced draws on the reserve of a disk, so one request must not be of its
+/// order of magnitude.
+pub const MAX_FILL_BYTES: u32 = 4 << 20;
+/// Fills that a client has under way at a time: enough to hide the way to the groups, and together far below the reserve of a
+/// disk, which is what they draw on when several primaries admit them against the same room.
+pub const FILLS_AT_A_TIME: usize = 16;
 /// Header of a frame: room for a full page of directory entries or a large map.
 pub const MAX_FRAME_HEADER_BYTES: usize = 4 << 20;
 /// Payload of a frame: one batch of entries to a backup.

@@ -70,6 +70,9 @@ pub struct PendingMove {
 pub struct PgRecord {
     pub pg: PgId,
     pub epoch: Epoch,
+    /// The first map that names this epoch. A change that names an older map was sent to an earlier primary, perhaps long
+    /// ago, and is not carried out (design 4.5).
+    pub epoch_since: MapVersion,
     /// `None` while no member may lead.
     pub primary: Option<DiskId>,
     /// The epoch whose primary has committed what it levelled; it serves when this equals `epoch` (design 5.5).

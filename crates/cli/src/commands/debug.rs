@@ -15,7 +15,10 @@ use weft_types::{ChunkId, ChunkIndex, ObjectId, PgId, VolumeId};
 #[derive(Subcommand)]
 pub enum DebugCommand {
     /// Show whose disk a directory is and what is on it
-    Disk { directory: PathBuf },
+    Disk {
+        /// Of the disk, as `weft dev status` and node.toml name it
+        directory: PathBuf,
+    },
     /// Check the blocks of one chunk, or of all of them, against their hashes
     Chunk(ChunkArguments),
     /// List the records of the journal
@@ -24,6 +27,7 @@ pub enum DebugCommand {
 
 #[derive(Args)]
 pub struct ChunkArguments {
+    /// Of the disk, as `weft dev status` and node.toml name it
     directory: PathBuf,
     /// Placement group, as VOLUME.GROUP; all of them if left out
     #[arg(long, value_parser = parse_group, requires = "chunk")]
@@ -35,6 +39,7 @@ pub struct ChunkArguments {
 
 #[derive(Args)]
 pub struct JournalArguments {
+    /// Of the disk, as `weft dev status` and node.toml name it
     directory: PathBuf,
     /// Only records of this placement group, as VOLUME.GROUP
     #[arg(long, value_parser = parse_group)]
@@ -216,7 +221,7 @@ fn journal(context: Context<'_>, arguments: &JournalArguments) -> Outcome {
 }
 
 fn effect(effect: &weft_types::Effect) -> String {
-    use weft_types::Effect::{DeleteChunk, DeleteObject, Discard, Nothing, Truncate, Write};
+    use weft_types::Effect::{DeleteChunk, DeleteObject, Discard, Fill, Nothing, Truncate, Write};
     match effect {
         Nothing => "nothing".to_owned(),
         Write { chunk, range, .. } => format!("write {chunk} blocks {}+{}", range.first, range.count),
@@ -224,6 +229,9 @@ fn effect(effect: &weft_types::Effect) -> String {
         Truncate { object, size_bytes, .. } => format!("truncate object {object} to {size_bytes}"),
         DeleteObject { object } => format!("delete object {object}"),
         DeleteChunk { chunk } => format!("delete chunk {chunk}"),
+        Fill { chunk, range, absent_blocks, .. } => {
+            format!("fill {absent_blocks} of {chunk} blocks {}+{}", range.first, range.count)
+        }
     }
 }
 

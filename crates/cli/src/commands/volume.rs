@@ -8,9 +8,14 @@ use crate::output::{Listing, pairs};
 use crate::units;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
+use std::time::{Duration, Instant};
 use weft_proto::admin::{AdminReply, AdminRequest, ClusterStatus, VolumeSummary};
 use weft_types::map::{NodeState, PgRecord, VolumeRecord, VolumeState};
 use weft_types::{AckMode, ChunkSize, limits};
+
+/// A new volume's groups need a moment until their primaries serve; the command waits so long before it says otherwise.
+const NEW_VOLUME_SERVES_WITHIN: Duration = Duration::from_secs(10);
+const NEW_VOLUME_POLL: Duration = Duration::from_millis(50);
 
 #[derive(Subcommand)]
 pub enum VolumeCommand {
@@ -94,12 +99,30 @@ fn create(context: Context<'_>, arguments: &CreateArguments) -> Outcome {
     }
     let admin = Admin::connect(context.cluster)?;
     let record = create_volume(&admin, arguments)?;
+    let serves = wait_until_it_serves(&admin, &record)?;
     context.audience.show(&record, |record| {
-        format!(
-            "created volume {} with {} replicas; mount it with `weft mount {} DIR`",
-            record.name, record.replicas, record.name
-        )
+        let created = format!("created volume {} with {} replicas; ", record.name, record.replicas);
+        if serves {
+            format!("{created}mount it with `weft mount {} DIR`", record.name)
+        } else {
+            format!("{created}not all of it serves yet: see `weft volume status {}`", record.name)
+        }
     })
+}
+
+/// Gives the groups of a new volume the moment that their primaries need. Whether all of them serve.
+fn wait_until_it_serves(admin: &Admin, volume: &VolumeRecord) -> Outcome<bool> {
+    let by = Instant::now() + NEW_VOLUME_SERVES_WITHIN;
+    loop {
+        let health = Health::of(volume, &admin.status()?);
+        if health.groups > 0 && health.down == 0 {
+            return Ok(true);
+        }
+        if Instant::now() >= by {
+            return Ok(false);
+        }
+        std::thread::sleep(NEW_VOLUME_POLL);
+    }
 }
 
 fn create_volume(admin: &Admin, arguments: &CreateArguments) -> Outcome<VolumeRecord> {
@@ -131,7 +154,9 @@ pub fn create_default(admin: &Admin, name: &str, replica: u8) -> Outcome<VolumeR
         ack: Ack::Memory,
         groups: limits::DEFAULT_PGS_PER_VOLUME,
     };
-    create_volume(admin, &arguments)
+    let record = create_volume(admin, &arguments)?;
+    wait_until_it_serves(admin, &record)?;
+    Ok(record)
 }
 
 fn list(context: Context<'_>) -> Outcome {
@@ -149,7 +174,7 @@ fn list(context: Context<'_>) -> Outcome {
                 record.replicas.to_string(),
                 units::bytes(record.chunk_size.bytes().into()),
                 ack_name(record.ack).to_owned(),
-                volume.inodes.to_string(),
+                content(volume.inodes).to_string(),
                 Health::of(record, &status).summary(),
             ]);
         }
@@ -168,7 +193,7 @@ fn info(context: Context<'_>, name: &str) -> Outcome {
             ("chunk size", units::bytes(record.chunk_size.bytes().into())),
             ("acknowledge", ack_name(record.ack).to_owned()),
             ("placement groups", record.pg_count.to_string()),
-            ("files", inodes.to_string()),
+            ("files, directories", content(*inodes).to_string()),
             ("state", if record.state == VolumeState::Active { "active" } else { "being deleted" }.to_owned()),
         ])
     })
@@ -219,7 +244,11 @@ fn status(context: Context<'_>, name: &str) -> Outcome {
 fn delete(context: Context<'_>, arguments: &DeleteArguments) -> Outcome {
     let admin = Admin::connect(context.cluster)?;
     let volume = admin.volume(&arguments.name)?;
-    let what = format!("deletes volume {} with its {} files for good", arguments.name, volume.inodes);
+    let what = format!(
+        "deletes volume {} for good, with the {} files and directories in it",
+        arguments.name,
+        content(volume.inodes)
+    );
     if arguments.consent.decide(&what)? == Decision::OnlySay {
         return Ok(());
     }
@@ -302,6 +331,11 @@ impl Health {
             "healthy".to_owned()
         }
     }
+}
+
+/// Files and directories of a volume that users made; the root is none of them.
+const fn content(inodes: u64) -> u64 {
+    inodes.saturating_sub(1)
 }
 
 const fn ack_name(ack: AckMode) -> &'static str {

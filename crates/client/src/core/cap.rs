@@ -269,6 +269,7 @@ mod tests {
             Mutant::ExtendWhileGivingUp => a_cap_that_is_leaving_is_not_used,
             Mutant::GrantServesNobody => a_grant_serves_who_waited_for_it,
             Mutant::SettleEveryGeneration | Mutant::SettleNothing => super::super::tests::older_generations_are_settled,
+            Mutant::IgnoreRise => super::super::loss::tests::a_rise_is_reported_once,
         };
         for mutant in Mutant::ALL {
             plant(None);

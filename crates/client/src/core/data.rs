@@ -238,6 +238,7 @@ impl DataCore {
             Operation::Write { chunk, .. }
             | Operation::Read { chunk, .. }
             | Operation::Discard { chunk, .. }
+            | Operation::Fill { chunk, .. }
             | Operation::Copy { chunk, .. }
             | Operation::Presence { chunk } => (Some(self.routes.pg_of(*chunk)), State::Queued),
             Operation::Truncate { pg, .. } | Operation::ObjectExtent { pg, .. } => (Some(*pg), State::Queued),
@@ -701,9 +702,10 @@ impl DataCore {
 fn outcome_of(operation: &Operation, reply: DataReply, payload: Bytes) -> Result<Outcome, ErrorKind> {
     match (operation, reply) {
         (Operation::Write { .. } | Operation::Copy { .. }, DataReply::Written)
-        | (Operation::Discard { .. } | Operation::Truncate { .. }, DataReply::Done | DataReply::Written) => {
-            Ok(Outcome::Done)
-        }
+        | (
+            Operation::Discard { .. } | Operation::Fill { .. } | Operation::Truncate { .. },
+            DataReply::Done | DataReply::Written,
+        ) => Ok(Outcome::Done),
         (Operation::Read { length_bytes, .. }, DataReply::Read) if payload.len() == *length_bytes as usize => {
             Ok(Outcome::Read(payload))
         }

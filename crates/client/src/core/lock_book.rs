@@ -11,11 +11,20 @@
 
 use crate::mutants::{Mutant, planted};
 use std::collections::{BTreeMap, BTreeSet};
-use weft_types::LockOwner;
+use weft_proto::namespace::LockChange;
+use weft_types::{LockKind, LockOwner};
 
 /// An open file description of this client.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct DescriptionId(pub u64);
+
+/// What has to be done before a request about locks is sent (design 4.5).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Before {
+    Nothing,
+    /// A right may be given away: whatever was done under it has to be answered, and its size known to everybody.
+    Settle,
+}
 
 #[derive(Debug, Default)]
 pub struct LockBook {
@@ -31,6 +40,18 @@ impl LockBook {
     #[must_use]
     pub fn may_hold(&self, owner: LockOwner) -> bool {
         self.owners.contains_key(&owner)
+    }
+
+    /// Whether a request may give a right away.
+    #[must_use]
+    pub fn before(&self, change: &LockChange) -> Before {
+        let gives = match *change {
+            // It may become weaker: others may read then.
+            LockChange::Set { owner, kind, .. } => kind == LockKind::Shared && self.may_hold(owner),
+            LockChange::Unlock { .. } | LockChange::Release { .. } => true,
+            LockChange::Cancel { .. } => false,
+        };
+        if gives && !planted(Mutant::UnlockOvertakesWrites) { Before::Settle } else { Before::Nothing }
     }
 
     /// A process closes a descriptor: whether locks of its owner have to be freed.
@@ -56,6 +77,8 @@ impl LockBook {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_proto::namespace::LockWait;
+    use weft_types::{LockRange, RequestNumber};
 
     const A: DescriptionId = DescriptionId(1);
     const B: DescriptionId = DescriptionId(2);
@@ -78,6 +101,20 @@ mod tests {
         assert!(!book.descriptor_closed(LockOwner(100)));
         assert!(book.may_hold(LockOwner(7)));
         assert_eq!(book.description_closed(A), [LockOwner(7)]);
+    }
+
+    #[test]
+    fn only_what_gives_a_right_away_waits_for_earlier_operations() {
+        let mut book = LockBook::default();
+        let (owner, range) = (LockOwner(7), LockRange::WHOLE_FILE);
+        let set = |kind| LockChange::Set { owner, range, kind, process_id: 1, wait: LockWait::No };
+        assert_eq!(book.before(&set(LockKind::Shared)), Before::Nothing, "it had nothing");
+        book.locking(owner, A);
+        assert_eq!(book.before(&set(LockKind::Shared)), Before::Settle, "it may have been exclusive");
+        assert_eq!(book.before(&set(LockKind::Exclusive)), Before::Nothing);
+        assert_eq!(book.before(&LockChange::Unlock { owner, range }), Before::Settle);
+        assert_eq!(book.before(&LockChange::Release { owner }), Before::Settle);
+        assert_eq!(book.before(&LockChange::Cancel { request: RequestNumber(1) }), Before::Nothing);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Loss generations as one open file has seen them: "as Linux does", a flush fails once per open file when unflushed
 //! writes may have been lost since the file was opened or since the last failure (design 5, "Flush").
 
+use super::mutants::{Mutant, planted};
 use std::sync::Arc;
 use weft_types::{LossGeneration, PgId};
 
@@ -35,7 +36,7 @@ impl LossWatch {
         for (pg, now) in answers {
             let index = usize::from(pg.index);
             let before = self.seen.get(index).copied().unwrap_or_default();
-            if *now > before {
+            if *now > before && !planted(Mutant::IgnoreRise) {
                 risen = risen.or(Some(Risen { pg: *pg, before, now: *now }));
                 let seen = Arc::make_mut(&mut self.seen);
                 if index >= seen.len() {
@@ -49,12 +50,22 @@ impl LossWatch {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use weft_types::VolumeId;
 
     fn pg(index: u16) -> PgId {
         PgId { volume: VolumeId(1), index }
+    }
+
+    /// Attack flush-old-watermark, as the host sees it.
+    pub fn a_rise_is_reported_once() -> Result<(), String> {
+        let mut watch = LossWatch::new(Arc::new(vec![LossGeneration(4)]));
+        let answers = [(pg(0), LossGeneration(5))];
+        match (watch.flushed(&answers), watch.flushed(&answers)) {
+            (Err(_), Ok(())) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Planted bugs: each drops one rule of the client's core, and a test has to notice. Never in production.
+//! Planted bugs: each drops one rule of the client's core, and a test has to notice. Without the `mutants` feature (and
+//! outside of this crate's tests) [`planted`] is constant and the compiler removes every trace.
 
 /// The rule that is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,32 +17,34 @@ pub enum Mutant {
     SettleEveryGeneration,
     /// A truncation is acknowledged while operations of the generation before are under way (decision 0013).
     SettleNothing,
+    /// A flush does not look whether the loss generation rose (design 5, flush).
+    IgnoreRise,
 }
 
-#[cfg(test)]
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ExtendPastRoom,
         Self::GiveUpWhileExtending,
         Self::ExtendWhileGivingUp,
         Self::GrantServesNobody,
         Self::SettleEveryGeneration,
         Self::SettleNothing,
+        Self::IgnoreRise,
     ];
 }
 
 /// Whether this bug is planted: never in production.
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "mutants")))]
 #[must_use]
 pub const fn planted(_: Mutant) -> bool {
     false
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "mutants"))]
 pub use switch::{plant, planted};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "mutants"))]
 mod switch {
     use super::Mutant;
     use std::cell::Cell;
@@ -51,6 +54,7 @@ mod switch {
     }
 
     /// Whether this bug is planted on this thread.
+    #[must_use]
     pub fn planted(mutant: Mutant) -> bool {
         ACTIVE.get() == Some(mutant)
     }

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use weft_proto::data::{
-    Contents, CopyRequest, CopySource, DataRequest, DiscardRequest, ReadRequest, TruncateRequest, WriteRequest,
+    Contents, CopyRequest, CopySource, DataRequest, DiscardRequest, FillRequest, ReadRequest, TruncateRequest,
+    WriteRequest,
 };
 use weft_types::{
     AckMode, BlockHash, BlockIndex, ChunkId, InodeNumber, LossGeneration, MapVersion, ObjectId, Origin, PgId,
@@ -37,6 +38,14 @@ pub enum Operation {
         generation: TruncateGeneration,
     },
     Discard {
+        chunk: ChunkId,
+        offset_bytes: u32,
+        length_bytes: u32,
+        generation: TruncateGeneration,
+        ack: AckMode,
+    },
+    /// Room for later writes.
+    Fill {
         chunk: ChunkId,
         offset_bytes: u32,
         length_bytes: u32,
@@ -83,7 +92,10 @@ impl Operation {
     /// Whether it changes data, and so carries an operation number.
     #[must_use]
     pub const fn is_change(&self) -> bool {
-        matches!(self, Self::Write { .. } | Self::Discard { .. } | Self::Copy { .. } | Self::Truncate { .. })
+        matches!(
+            self,
+            Self::Write { .. } | Self::Discard { .. } | Self::Fill { .. } | Self::Copy { .. } | Self::Truncate { .. }
+        )
     }
 
     /// The contents that it changes.
@@ -92,6 +104,7 @@ impl Operation {
         match self {
             Self::Write { chunk, generation, .. }
             | Self::Discard { chunk, generation, .. }
+            | Self::Fill { chunk, generation, .. }
             | Self::Copy { chunk, generation, .. } => Some((chunk.object, *generation)),
             Self::Truncate { object, generation, .. } => Some((*object, *generation)),
             _ => None,
@@ -132,6 +145,19 @@ impl Operation {
             ),
             (Self::Discard { chunk, offset_bytes, length_bytes, generation, ack }, Some(origin)) => (
                 DataRequest::Discard(DiscardRequest {
+                    pg,
+                    map_version,
+                    origin,
+                    chunk: *chunk,
+                    offset_bytes: *offset_bytes,
+                    length_bytes: *length_bytes,
+                    generation: *generation,
+                    ack: *ack,
+                }),
+                Bytes::new(),
+            ),
+            (Self::Fill { chunk, offset_bytes, length_bytes, generation, ack }, Some(origin)) => (
+                DataRequest::Fill(FillRequest {
                     pg,
                     map_version,
                     origin,

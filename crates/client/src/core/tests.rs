@@ -39,6 +39,7 @@ fn routes(version: u64, primaries: [u64; 2], sessions: &[SessionId]) -> RouteTab
     let group = |index: u16, primary: u64| PgRecord {
         pg: pg(index),
         epoch: Epoch(version),
+        epoch_since: MapVersion(version),
         primary: (primary > 0).then_some(DiskId(u128::from(primary))),
         levelled_epoch: Epoch(version),
         set_version: SetVersion(1),

@@ -31,9 +31,12 @@ pub(crate) fn store(txn: &mut Txn<'_>, before: &PgRecord, mut after: PgRecord) -
         // Whoever asks for a change names the members it knew, by this number (design 5.3).
         after.set_version = before.set_version.next();
     }
+    let version = txn.touch_map()?;
+    if before.epoch != after.epoch {
+        after.epoch_since = version;
+    }
     describe(txn, before, &after)?;
     txn.put(keys::group(after.pg), &after)?;
-    txn.touch_map()?;
     Ok(())
 }
 

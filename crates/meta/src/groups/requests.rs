@@ -29,7 +29,9 @@ pub(crate) fn change_set(txn: &mut Txn<'_>, request: &ChangeSetRequest) -> Resul
         SetChange::AcceptLoss { from } => accept_loss(&mut pg, request.requester, *from, &live)?,
         SetChange::Yield { to } => yield_to(&mut pg, request.requester, *to, &live)?,
     }
-    settle(&mut pg, &live, Reign::Keep);
+    if !(matches!(request.change, SetChange::Promote { .. }) && planted(Mutant::PromoteBesideDead)) {
+        settle(&mut pg, &live, Reign::Keep);
+    }
     if matches!(request.change, SetChange::Levelled { .. }) {
         remember_learnt(txn, &before, request.requester)?;
     }
@@ -328,14 +330,16 @@ pub(crate) fn force_stale(
         return Err(refusal.into());
     }
     live_member(&before, disk, &live)?;
-    if before.in_sync().any(|m| live.is_live(m)) {
+    if before.in_sync().any(|m| live.is_live(m)) && !planted(Mutant::ForceOverLive) {
         return Err(SetRefusal::InSyncMemberLive.into());
     }
     let mut after = before.clone();
     for member in &mut after.members {
         member.state = if member.disk == disk { LEVEL } else { MemberState::Out };
     }
-    after.loss_generation = after.loss_generation.next();
+    if !planted(Mutant::ForceWithoutLoss) {
+        after.loss_generation = after.loss_generation.next();
+    }
     enthrone(&mut after, Some(disk));
     store(txn, &before, after)?;
     Ok(CommandReply::SetChanged { map_version: txn.pending_map_version()? })

@@ -3,6 +3,7 @@
 //! Run at the end of every command that touches a group, so that the rules hold whichever way it was reached.
 
 use super::rules::{Liveness, level_count, may_remove};
+use crate::mutants::{Mutant, planted};
 use crate::placement;
 use weft_types::DiskId;
 use weft_types::map::{Member, MemberState, PgRecord};
@@ -38,7 +39,8 @@ fn drop_dead(pg: &mut PgRecord, live: &Liveness) {
 }
 
 fn elect(pg: &mut PgRecord, live: &Liveness, reign: Reign) {
-    let able = |m: &Member| m.is_level() && live.is_live(m);
+    let syncing = |m: &Member| m.state == MemberState::Syncing && planted(Mutant::ElectSyncing);
+    let able = |m: &Member| (m.is_level() || syncing(m)) && live.is_live(m);
     let can_lead = |disk: DiskId| pg.member(disk).is_some_and(able);
     let level_is_live = pg.members.iter().any(able);
     if reign == Reign::Keep

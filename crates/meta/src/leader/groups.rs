@@ -6,6 +6,7 @@ use super::nodes::NodeLeases;
 use super::{Proposer, Topic};
 use crate::command::Command;
 use crate::groups::Liveness;
+use crate::mutants::{Mutant, planted};
 use crate::placement;
 use std::collections::BTreeMap;
 use weft_proto::control::{ChangeSetRequest, SetChange};
@@ -45,7 +46,7 @@ impl GroupWatch {
             }
             let since = self.no_level.get(&pg.pg).copied().unwrap_or(now);
             still.insert(pg.pg, since);
-            if now.since(since) >= LOSSLESS_WAIT {
+            if now.since(since) >= LOSSLESS_WAIT || planted(Mutant::AcceptLossAtOnce) {
                 let command = Command::ElectLossy { pg: pg.pg, epoch: pg.epoch, set_version: pg.set_version };
                 propose.propose(Topic::Elect(pg.pg, pg.epoch), command);
             }
@@ -65,12 +66,14 @@ impl GroupWatch {
                 let since = still.get(&(pg.pg, m.disk)).copied().unwrap_or(now);
                 gone_for_good(facts, m) || now.since(since) >= REPLACE_AFTER
             };
-            let dead = pg.members.iter().filter(|m| !live.is_live(m)).find(due);
-            if let Some(dead) = dead
-                && wants_spare(facts, pg, live)
-                && let Some(spare) = placement::choose_spare(&facts.map, pg, dead.disk)
-            {
-                let command = Command::ReplaceMember { pg: pg.pg, set_version: pg.set_version, dead: dead.disk, spare };
+            if !wants_spare(facts, pg, live) {
+                continue;
+            }
+            // Not only the first: the place of one may be taken by another dead member on the only node with a spare disk.
+            let dead = pg.members.iter().filter(|m| !live.is_live(m)).filter(due);
+            let mut pairs = dead.filter_map(|m| Some((m.disk, placement::choose_spare(&facts.map, pg, m.disk)?)));
+            if let Some((dead, spare)) = pairs.next() {
+                let command = Command::ReplaceMember { pg: pg.pg, set_version: pg.set_version, dead, spare };
                 propose.propose(Topic::Replace(pg.pg, pg.set_version), command);
             }
         }
@@ -102,6 +105,7 @@ pub(super) fn judge(
     now: BootTime,
 ) -> Command {
     let target = match request.change {
+        SetChange::Remove { .. } if planted(Mutant::BelieveAccuser) => None,
         SetChange::Remove { disk } => move_instead(&request, disk, facts, live, nodes, now),
         _ => None,
     };

@@ -19,6 +19,8 @@ struct NodeLease {
     /// Its death was proposed; it is never answered again.
     condemned: bool,
     applied: MapVersion,
+    /// The node registered under this incarnation after this version, and takes in no map older than its registration.
+    registered_after: MapVersion,
     last: Option<(BootTime, NodeHeartbeat)>,
 }
 
@@ -27,6 +29,16 @@ pub(super) struct NodeLeases {
     leases: BTreeMap<NodeId, NodeLease>,
     /// Map versions and when this leader first knew them; the first element is at least a TTL old or the first of all.
     versions: VecDeque<(MapVersion, BootTime)>,
+    /// Incarnations above were given after the last version that is known.
+    highest: Incarnation,
+}
+
+impl NodeLease {
+    /// Whoever registered later has acted on nothing older. If it were waited for, nodes that start anew in turn and hear
+    /// of no map would keep a fence from its end for good.
+    fn has_acknowledged(&self, version: MapVersion) -> bool {
+        self.applied.max(self.registered_after) >= version
+    }
 }
 
 /// Why a heartbeat does not wait for a round.
@@ -39,12 +51,13 @@ pub(super) enum NoAnswer {
 impl NodeLeases {
     /// A new leader does not know whom the old one answered: everybody gets a whole TTL (attack new-leader-haste).
     pub fn begin(facts: &Facts, now: BootTime) -> Self {
-        let mut leases = Self { leases: BTreeMap::new(), versions: VecDeque::new() };
+        let mut leases = Self { leases: BTreeMap::new(), versions: VecDeque::new(), highest: Incarnation(0) };
         leases.sync(facts, if planted(Mutant::HastyLeader) { BootTime::ZERO } else { now });
         leases
     }
 
     pub fn sync(&mut self, facts: &Facts, now: BootTime) {
+        let before = self.versions.back().map(|(version, _)| *version).unwrap_or_default();
         if self.versions.back().is_none_or(|(version, _)| *version < facts.map.version) {
             self.versions.push_back((facts.map.version, now));
         }
@@ -55,14 +68,18 @@ impl NodeLeases {
             facts.map.nodes.iter().filter(|n| n.state == NodeState::Live).map(|n| (n.id, n.incarnation)).collect();
         self.leases.retain(|node, lease| live.get(node) == Some(&lease.incarnation));
         for (node, incarnation) in live {
+            let registered_after = if incarnation > self.highest { before } else { MapVersion(0) };
             self.leases.entry(node).or_insert(NodeLease {
                 incarnation,
                 answered: now,
                 condemned: false,
                 applied: MapVersion(0),
+                registered_after,
                 last: None,
             });
         }
+        let given = facts.map.nodes.iter().map(|node| node.incarnation);
+        self.highest = given.fold(self.highest, Incarnation::max);
     }
 
     /// Takes note of a heartbeat. What it acknowledges counts at once: an applied version stays applied.
@@ -120,12 +137,12 @@ impl NodeLeases {
 
     /// Whether this node's present incarnation has applied the version. A node that is not live serves nothing.
     pub fn acknowledged_by(&self, node: NodeId, version: MapVersion) -> bool {
-        self.leases.get(&node).is_none_or(|lease| lease.applied >= version)
+        self.leases.get(&node).is_none_or(|lease| lease.has_acknowledged(version))
     }
 
     /// Whether every live node has.
     pub fn acknowledged(&self, version: MapVersion) -> bool {
-        self.leases.values().all(|lease| lease.applied >= version)
+        self.leases.values().all(|lease| lease.has_acknowledged(version))
     }
 
     /// Whether `from` said lately that it reaches `to`; `None` when it said nothing lately.

@@ -1,7 +1,7 @@
 //! Changing attributes, truncating, committing sizes (design 7 size and truncate).
 //!
 //! Guarantees: a size that may cut data off raises the truncate generation and is registered as a cut until the placement
-//! groups are known to have done it; to zero the object is swapped. One cut at a time: a second one is told `WouldBlock`.
+//! groups are known to have done it; to zero the object is swapped. One cut at a time: a second one is told `WouldBlock`, to zero too.
 
 use super::space::{Space, file_record};
 use super::{acl, caps, notices};
@@ -105,6 +105,11 @@ fn resize(
     }
     inode.modified = space.now();
     if size_bytes == 0 {
+        if cut.is_some() && !planted(Mutant::SwapDuringCut) {
+            // The deletion of the old object would take the place of the cut, and it waits for sessions that write there.
+            // One of them may wait for this very cut: neither would end, and it would be struck.
+            return Err(ErrorKind::WouldBlock.into());
+        }
         return Ok(Resized { cut: None, others: swap_object(space, session, (number, inode))? });
     }
     // Another holder of the size cap may have written past the committed size; so may one that was fenced. And a holder

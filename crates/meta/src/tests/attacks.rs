@@ -234,6 +234,83 @@ pub(super) fn fsync_then_fine() -> Outcome {
     w.verdict()
 }
 
+/// The longest log, with holes: a syncing member counts for nothing.
+pub(super) fn syncing_wins() -> Outcome {
+    let mut w = World::with_group(3, 3);
+    let (a, backups) = (w.leader_node(), w.backups());
+    w.kill(backups[1]);
+    w.restart(backups[1], true);
+    w.change(SetChange::BeginSync { disk: disk(backups[1]) });
+    must!(w.state(backups[1]) == Some(MemberState::Syncing), "it does not sync: {:?}", w.pg());
+    w.restart(backups[0], false);
+    w.kill(a);
+    must!(w.leader_node() != backups[1], "a syncing member leads: {:?}", w.pg());
+    let (epoch, set_version) = (w.pg().epoch, w.pg().set_version);
+    w.run(Command::ElectLossy { pg: PG, epoch, set_version });
+    must!(w.leader_node() == backups[0], "the lossy member does not lead: {:?}", w.pg());
+    w.verdict()
+}
+
+/// A surrender that was under way while its node started anew.
+pub(super) fn a_late_word_of_an_earlier_incarnation() -> Outcome {
+    let mut w = World::with_group(3, 3);
+    let b = w.backups()[0];
+    let old = w.incarnation(b);
+    w.restart(b, true);
+    w.run(Command::NodeDead { node: NodeId(b), incarnation: old });
+    must!(w.pg().member(disk(b)).is_some_and(Member::is_level), "the present run is called dead: {:?}", w.pg());
+    w.verdict()
+}
+
+/// Design 5.9: nobody discards it by the way, and whoever gives it up says so.
+pub(super) fn the_last_copy() -> Outcome {
+    let mut w = World::with_group(1, 1);
+    w.kill(1);
+    let reply = w.run(Command::RemoveNode { node: NodeId(1) });
+    must!(matches!(reply, CommandReply::Refused(_)), "the only good copy was removed: {reply:?}");
+    let mut w = World::with_group(3, 3);
+    let (a, backups) = (w.leader_node(), w.backups());
+    w.kill(backups[1]);
+    w.restart(backups[1], true);
+    let loss = w.pg().loss_generation;
+    let force = |w: &mut World| w.run(Command::ForceStale { pg: PG, disk: disk(backups[1]), loss_generation: loss });
+    let reply = force(&mut w);
+    must!(
+        matches!(reply, CommandReply::SetRefused(SetRefusal::InSyncMemberLive)),
+        "live ones were overruled: {reply:?}"
+    );
+    w.kill(backups[0]);
+    w.kill(a);
+    let reply = force(&mut w);
+    must!(matches!(reply, CommandReply::SetChanged { .. }), "an operator may not: {reply:?}");
+    must!(w.pg().loss_generation > loss && w.leader_node() == backups[1], "in silence: {:?}", w.pg());
+    w.verdict()
+}
+
+/// Design 5.4: a lossy log wins when no lossless member was live for a minute, and not before.
+pub(super) fn the_wait_for_the_lossless() -> Outcome {
+    let mut w = World::with_group(3, 3);
+    let (a, backups) = (w.leader_node(), w.backups());
+    for n in backups {
+        w.restart(n, false);
+    }
+    w.kill(a);
+    let mut clock = Clock::lead(&w);
+    let elects = |actions: &[LeaderAction]| {
+        actions.iter().any(|action| matches!(action, LeaderAction::Propose(Command::ElectLossy { .. })))
+    };
+    clock.pass(1500);
+    let early = clock.heartbeat_all(&w);
+    must!(!elects(&early), "a lossy member is elected at once: {early:?}");
+    let mut late = false;
+    for _ in 0..LOSSLESS_WAIT.as_secs() + 1 {
+        clock.pass(1000);
+        late |= elects(&clock.heartbeat_all(&w));
+    }
+    must!(late, "nobody is ever elected");
+    w.verdict()
+}
+
 pub(super) fn early_serve() -> Outcome {
     let mut w = World::with_group(3, 3);
     let (a, b) = (w.leader_node(), w.backups()[0]);
@@ -503,6 +580,10 @@ fn attack_empty_raft_store() {
 #[test]
 fn attack_fsync_then_fine() {
     fsync_then_fine().unwrap();
+}
+#[test]
+fn attack_syncing_wins() {
+    syncing_wins().unwrap();
 }
 #[test]
 fn attack_early_serve() {

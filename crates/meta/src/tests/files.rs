@@ -79,6 +79,23 @@ pub(super) fn unlinked_while_open() -> Outcome {
     w.verdict()
 }
 
+/// A session that writes under the new generation waits for the cut; a deletion would wait for that session.
+pub(super) fn nothing_takes_the_place_of_a_cut() -> Outcome {
+    let (mut w, s) = mounted();
+    let f = w.make(s, ROOT, "f", NewInode::Regular).map_err(|e| e.to_string())?;
+    must!(w.open(s, f, true).is_ok(), "cannot open");
+    must!(w.mutate(s, commit(f, 0, 1 << 20)).is_ok(), "cannot tell the size");
+    must!(w.mutate(s, truncate(f, 4096)).is_ok(), "cannot cut");
+    let zero = w.mutate(s, truncate(f, 0));
+    must!(zero == Err(ErrorKind::WouldBlock), "a truncation to zero while a cut is under way: {zero:?}");
+    let work = read::reclaims(&w.view, 9).map_err(|e| e.to_string())?;
+    must!(work.len() == 1 && matches!(work[0].what, ReclaimWhat::Cut { .. }), "the cut is gone: {work:?}");
+    let finished = Mutation::FinishTruncate { inode: f, generation: TruncateGeneration(1) };
+    must!(w.mutate(s, finished).is_ok(), "cannot finish the cut");
+    must!(w.mutate(s, truncate(f, 0)).is_ok(), "cannot empty the file afterwards");
+    w.verdict()
+}
+
 pub(super) fn no_directory_below_itself() -> Outcome {
     let (mut w, s) = mounted();
     let mut make = |parent, name| w.make(s, parent, name, NewInode::Directory).map_err(|e| e.to_string());
@@ -132,6 +149,11 @@ fn the_time_of_a_write_is_told_late_and_moves_no_time_twice() {
 fn an_unlinked_file_stays_while_a_session_has_it_open() {
     unlinked_while_open().unwrap();
 }
+#[test]
+fn a_deletion_does_not_take_the_place_of_a_cut() {
+    nothing_takes_the_place_of_a_cut().unwrap();
+}
+
 #[test]
 fn a_directory_is_never_moved_below_itself() {
     no_directory_below_itself().unwrap();
@@ -285,6 +307,8 @@ fn a_shrink_is_a_cut_in_progress_until_it_is_finished() {
     let Ok(NamespaceReply::Changed { record, cut, .. }) = w.mutate(s, truncate(f, 512)) else { panic!("not changed") };
     assert_eq!((cut, record.generation), (Some(512), TruncateGeneration(2)));
     let old = record.object;
+    assert_eq!(w.mutate(s, truncate(f, 0)), Err(ErrorKind::WouldBlock), "the deletion took the place of the cut");
+    w.mutate(s, Mutation::FinishTruncate { inode: f, generation: TruncateGeneration(2) }).unwrap();
     let Ok(NamespaceReply::Changed { record, cut, .. }) = w.mutate(s, truncate(f, 0)) else { panic!("not changed") };
     assert_eq!(cut, None);
     assert_ne!(record.object, old, "the object was not swapped");

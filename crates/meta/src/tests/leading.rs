@@ -226,6 +226,34 @@ fn a_fence_completes_only_when_every_live_node_has_acknowledged() {
 }
 
 #[test]
+fn a_fence_does_not_wait_for_who_registered_after_the_strike() {
+    let mut w = World::with_group(3, 3);
+    let (one, other) = (w.session(), w.session());
+    let mut clock = Clock::lead(&w);
+    let strike = |w: &mut World, clock: &mut Clock, session| {
+        let strike = proposals(&clock.step(LeaderEvent::EvictSession { session }));
+        assert_eq!(strike, [Command::StrikeSession { session }]);
+        w.run(strike[0].clone());
+        clock.applied(w);
+        let version = w.map().version;
+        let told = [1, 2].map(|node| proposals(&clock.heartbeat(w, node, version)));
+        assert_eq!(told, [const { Vec::new() }; 2], "node 3 has not acknowledged");
+        version
+    };
+    let since = strike(&mut w, &mut clock, one);
+    // Node 3 hears of no map. It starts anew, as often as it likes.
+    w.restart(3, true);
+    let done = proposals(&clock.applied(&w));
+    assert_eq!(done, [Command::FenceComplete { session: one, since }]);
+    w.run(done[0].clone());
+    clock.applied(&w);
+    // What comes after its registration it has to acknowledge.
+    let since = strike(&mut w, &mut clock, other);
+    let done = proposals(&clock.heartbeat(&w, 3, since));
+    assert_eq!(done, [Command::FenceComplete { session: other, since }]);
+}
+
+#[test]
 fn deletions_are_handed_out_until_they_are_done() {
     let mut w = World::with_group(3, 3);
     let s = w.session();
@@ -275,6 +303,48 @@ fn a_member_that_is_dead_for_long_is_replaced_by_a_spare() {
     clock.applied(&w);
     clock.pass(2000);
     assert!(proposals(&clock.heartbeat_all(&w)).is_empty(), "one replacement is enough");
+    w.verdict().unwrap();
+}
+
+/// Simulator, seed 189: the member that is dead and still counts has its replacement on its own node already, so that nothing can
+/// take its place; the other dead one can be replaced all the same.
+#[test]
+fn a_dead_member_that_finds_no_spare_does_not_keep_another_from_one() {
+    let mut w = World::with_group(3, 3);
+    let leader = w.leader_node();
+    let others: Vec<u64> = w.pg().members.iter().map(|m| m.node.0).filter(|node| *node != leader).collect();
+    let (first, second) = (others[0], others[1]);
+    let fresh = |node: u64| super::world::disk(100 + node);
+    let fail = |w: &mut World, node: u64| {
+        let incarnation = w.incarnation(node);
+        w.run(Command::DiskFailed { disk: super::world::disk(node), incarnation });
+    };
+    let add = |w: &mut World, node: u64| {
+        let incarnation = w.incarnation(node);
+        w.run(Command::AddDisk { disk: fresh(node), node: NodeId(node), incarnation, capacity_bytes: 1 << 40 });
+    };
+    fail(&mut w, second);
+    fail(&mut w, first);
+    add(&mut w, first);
+    let mut clock = Clock::lead(&w);
+    let replace = |w: &World, clock: &mut Clock| {
+        clock.pass(1000);
+        let mut found = proposals(&clock.heartbeat_all(w));
+        found.retain(|command| matches!(command, Command::ReplaceMember { .. }));
+        found.pop().map(|command| match command {
+            Command::ReplaceMember { dead, spare, .. } => ((dead, spare), command),
+            _ => unreachable!(),
+        })
+    };
+    let (pair, command) = replace(&w, &mut clock).unwrap();
+    assert_eq!(pair, (super::world::disk(first), fresh(first)));
+    w.run(command);
+    assert!(w.pg().member(super::world::disk(first)).is_some(), "the minimum keeps it in the set");
+    add(&mut w, second);
+    clock.applied(&w);
+    let (pair, command) = replace(&w, &mut clock).expect("nobody is replaced");
+    assert_eq!(pair, (super::world::disk(second), fresh(second)));
+    w.run(command);
     w.verdict().unwrap();
 }
 

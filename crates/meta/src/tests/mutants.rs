@@ -22,6 +22,7 @@ fn scenario(mutant: Mutant) -> fn() -> Outcome {
         Mutant::GrantHeldCap | Mutant::ReleaseForgetsSize => caps::one_holder_at_a_time,
         Mutant::ServeLastInLine => caps::first_come_first_served,
         Mutant::NoRecallDeadline => caps::a_holder_that_keeps_its_cap_is_struck,
+        Mutant::SwapDuringCut => files::nothing_takes_the_place_of_a_cut,
         Mutant::TruncateUnacknowledged | Mutant::CutBeforeAcknowledged => {
             caps::truncation_is_heard_of_before_it_is_carried_out
         }
@@ -40,6 +41,13 @@ fn scenario(mutant: Mutant) -> fn() -> Outcome {
         Mutant::CloseKeepsLocks => locks::close_frees,
         Mutant::AnyOwner => attacks::a_session_of_somebody_else,
         Mutant::RegisterTwice => attacks::a_registration_asked_again,
+        Mutant::PromoteBesideDead => attacks::min_dead_end,
+        Mutant::BelieveAccuser => attacks::accuser_isolated,
+        Mutant::TrustAnyMark => attacks::false_clean_stop,
+        Mutant::ElectSyncing => attacks::syncing_wins,
+        Mutant::AnyIncarnationDies => attacks::a_late_word_of_an_earlier_incarnation,
+        Mutant::RemoveOnlyCopy | Mutant::ForceWithoutLoss | Mutant::ForceOverLive => attacks::the_last_copy,
+        Mutant::AcceptLossAtOnce => attacks::the_wait_for_the_lossless,
     }
 }
 

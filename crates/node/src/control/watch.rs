@@ -7,6 +7,7 @@
 
 use super::node::Node;
 use super::requests;
+use crate::mutants::{Mutant, planted};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -91,7 +92,9 @@ pub(crate) async fn watch(node: &Rc<Node>, session: SessionId, seen: u64, wait_m
 /// `AskSize`: passes the question to the holder and waits for its word.
 pub(crate) async fn ask_size(node: &Rc<Node>, volume: VolumeId, inode: InodeNumber, holder: SessionId) -> ControlReply {
     // A lapsed holder is struck, so that the size becomes known (attack stat-dead-holder).
-    node.leader.step(node, LeaderEvent::SessionWanted { session: holder });
+    if !planted(Mutant::WantNothing) {
+        node.leader.step(node, LeaderEvent::SessionWanted { session: holder });
+    }
     let watches = &node.watches;
     let number = watches.last_number.get() + 1;
     watches.last_number.set(number);

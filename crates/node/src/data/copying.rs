@@ -12,6 +12,7 @@ use super::host::{CallAnswer, Host, within};
 use super::node::{DataNode, Shared};
 use super::server::{Answer, Request};
 use super::turn::{Speaker, settle};
+use crate::mutants::{Mutant, planted};
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -54,7 +55,9 @@ impl<H: Host> DataNode<H> {
             None => Some(DataError::NotPrimary { known: self.applied() }),
             Some(_) if self.copies.queued.len() >= MAX_QUEUED_COPIES => Some(not_serving(NotServing::Overloaded)),
             // Sent again while the first attempt is under way: that one is let end.
-            Some(_) if self.copies.attempts.contains(&operation(&request)) => Some(not_serving(NotServing::Overloaded)),
+            Some(_) if self.attempts(&request) && !planted(Mutant::CopyTwiceAtOnce) => {
+                Some(not_serving(NotServing::Overloaded))
+            }
             Some(epoch) => {
                 self.copies.attempts.insert(operation(&request));
                 self.copies.queued.push_back(Copy { request, answer, from, epoch });
@@ -65,6 +68,11 @@ impl<H: Host> DataNode<H> {
             self.counters.requests_refused += 1;
             answer.send(Err(error));
         }
+    }
+
+    /// Whether an attempt of the same operation waits or runs.
+    fn attempts(&self, request: &CopyRequest) -> bool {
+        self.copies.attempts.contains(&operation(request))
     }
 
     /// What waits for its turn is refused; what runs is when it wants to write.
@@ -107,14 +115,18 @@ async fn run<H: Host>(shared: &Shared<H>, copy: Copy<H::Replier>) {
     node.copies.running -= 1;
     node.copies.attempts.remove(&operation(&copy.request));
     let outcome = match bytes {
-        Ok(_) if node.epoch_led(copy.request.pg) != Some(copy.epoch) => Err(not_serving(NotServing::Moving)),
+        Ok(_) if !goes_on(&node, &copy) => Err(not_serving(NotServing::Moving)),
         outcome => outcome,
     };
     match outcome {
         Ok(bytes) => {
             node.counters.bytes_copied += bytes.len() as u64;
-            let write = DataRequest::Write(write_of(copy.request));
-            node.admit(Request::new(write, bytes, copy.answer, copy.from));
+            let mut write = write_of(copy.request);
+            if planted(Mutant::CopyInAnyEpoch) {
+                // No change is taken that names a map of before the epoch, which stops this one too.
+                write.map_version = node.applied();
+            }
+            node.admit(Request::new(DataRequest::Write(write), bytes, copy.answer, copy.from));
         }
         Err(error) => {
             node.counters.requests_refused += 1;
@@ -123,6 +135,12 @@ async fn run<H: Host>(shared: &Shared<H>, copy: Copy<H::Replier>) {
     }
     drop(node);
     settle(shared);
+}
+
+/// Only in the epoch in which it began: in a later one another attempt may be under way elsewhere.
+fn goes_on<H: Host>(node: &DataNode<H>, copy: &Copy<H::Replier>) -> bool {
+    let led = node.epoch_led(copy.request.pg);
+    led == Some(copy.epoch) || (led.is_some() && planted(Mutant::CopyInAnyEpoch))
 }
 
 /// The bytes as the source's primary has them now.

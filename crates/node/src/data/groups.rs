@@ -8,6 +8,7 @@ use super::host::Host;
 use super::node::{DataNode, Stage};
 use super::view::{GroupView, dedupe_table, replica_state};
 use crate::bridge::ToControl;
+use crate::mutants::{Mutant, planted};
 use std::sync::Arc;
 use std::time::Instant;
 use weft_proto::replication::{Envelope, Message as PeerMessage};
@@ -195,7 +196,7 @@ impl<H: Host> DataNode<H> {
     }
 
     /// To another member: on this node, or over the connection to its own.
-    fn send(&mut self, envelope: Envelope) {
+    pub(super) fn send(&mut self, envelope: Envelope) {
         let Some(node) = self.homes.get(&envelope.to).copied() else {
             self.counters.peer_messages_unsent += 1;
             return;
@@ -207,7 +208,7 @@ impl<H: Host> DataNode<H> {
         }
         if !self.peers.send(node, &envelope) {
             self.counters.peer_messages_unsent += 1;
-            if matches!(envelope.message, PeerMessage::Append(_)) {
+            if matches!(envelope.message, PeerMessage::Append(_)) && !planted(Mutant::SilentOverflow) {
                 // The queue is full. The machine takes the stream for reliable while the connection holds: it has to
                 // know that entries are missing, or it would wait for ever for what was never sent.
                 let key = GroupKey { pg: envelope.pg, disk: envelope.from };

@@ -3,13 +3,19 @@
 //! Guarantees: a lease counts only once the map version that it names is applied, so a node that regained its lease
 //! before it knows of a fence does not serve on it (attack lease-at-old-map). Must not know: who grants leases.
 
-use rustix::time::{ClockId, clock_gettime};
+use crate::mutants::{Mutant, planted};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use weft_types::{BootTime, MapVersion};
 
 /// CLOCK_BOOTTIME: it goes on counting while the machine sleeps, so a sleeper wakes without a lease.
 #[must_use]
 pub fn boot_time() -> BootTime {
-    let now = clock_gettime(ClockId::Boottime);
+    time_of(clock_gettime)
+}
+
+/// The same of a machine whose clocks are given.
+fn time_of(clocks: impl FnOnce(ClockId) -> Timespec) -> BootTime {
+    let now = clocks(if planted(Mutant::ClockStopsInSleep) { ClockId::Monotonic } else { ClockId::Boottime });
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
     BootTime { nanoseconds: seconds * 1_000_000_000 + nanoseconds }
@@ -25,7 +31,7 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn grant(&mut self, until: BootTime, at: MapVersion, applied: MapVersion) {
-        if at <= applied {
+        if at <= applied || planted(Mutant::LeaseAtOldMap) {
             self.counting = self.counting.max(Some(until));
             return;
         }
@@ -56,6 +62,8 @@ impl Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutants::plant;
+    use weft_types::limits::NODE_LEASE;
 
     const V: fn(u64) -> MapVersion = MapVersion;
 
@@ -86,6 +94,47 @@ mod tests {
         lease.grant(BootTime::from_millis(2500), V(1), V(1));
         lease.grant(BootTime::from_millis(2000), V(1), V(1));
         assert_eq!(lease.until(), Some(BootTime::from_millis(2500)));
+    }
+
+    fn counts_early(mutant: Option<Mutant>) -> bool {
+        plant(mutant);
+        let mut lease = Lease::default();
+        lease.grant(BootTime::from_millis(2000), V(7), V(6));
+        plant(None);
+        lease.is_held(BootTime::from_millis(100))
+    }
+
+    #[test]
+    fn a_lease_that_counts_before_its_map_is_noticed() {
+        assert!(!counts_early(None));
+        assert!(counts_early(Some(Mutant::LeaseAtOldMap)), "the planted bug has no effect");
+    }
+
+    /// The clocks of a machine that was awake for so long, and slept for so long.
+    fn clocks(awake_s: i64, asleep_s: i64) -> impl FnOnce(ClockId) -> Timespec {
+        move |clock| {
+            let counts_sleep = clock == ClockId::Boottime;
+            Timespec { tv_sec: awake_s + if counts_sleep { asleep_s } else { 0 }, tv_nsec: 0 }
+        }
+    }
+
+    /// Whether a node that slept for ten seconds within its lease wakes with it.
+    fn holds_after_sleep(mutant: Option<Mutant>) -> bool {
+        plant(mutant);
+        let mut lease = Lease::default();
+        let sent = time_of(clocks(100, 0));
+        lease.grant(sent + NODE_LEASE, V(1), V(1));
+        assert!(lease.is_held(time_of(clocks(101, 0))), "awake it holds");
+        let held = lease.is_held(time_of(clocks(101, 10)));
+        plant(None);
+        held
+    }
+
+    /// Attack suspend.
+    #[test]
+    fn a_node_that_sleeps_beyond_its_lease_wakes_without_one() {
+        assert!(!holds_after_sleep(None));
+        assert!(holds_after_sleep(Some(Mutant::ClockStopsInSleep)), "the planted bug has no effect");
     }
 
     #[test]

@@ -131,8 +131,7 @@ pub(super) fn presence<D: Disk>(
     if store.chunk_info(pg, chunk).is_none() {
         return Ok(Vec::new());
     }
-    let hashes = store.block_hashes(pg, chunk)?;
-    Ok(runs(hashes.blocks.iter().map(Option::is_some)))
+    Ok(runs(store.present_blocks(pg, chunk)?.into_iter()))
 }
 
 fn runs(present: impl Iterator<Item = bool>) -> Vec<(BlockIndex, u16)> {

@@ -11,6 +11,7 @@ use super::repair::REPAIR_SESSION;
 use super::turn::Speaker;
 use super::waiting::{Full, delay_under_pressure, must_wait};
 use crate::data::groups::GroupKey;
+use crate::mutants::{Mutant, planted};
 use bytes::Bytes;
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -95,6 +96,7 @@ impl<R> Request<R> {
             DataRequest::Write(r) => r.map_version,
             DataRequest::Read(r) => r.map_version,
             DataRequest::Discard(r) => r.map_version,
+            DataRequest::Fill(r) => r.map_version,
             DataRequest::Copy(r) => r.map_version,
             DataRequest::Truncate(r) => r.map_version,
             DataRequest::Flush(r) => r.map_version,
@@ -109,6 +111,7 @@ impl<R> Request<R> {
             DataRequest::Write(r) => Some(r.pg),
             DataRequest::Read(r) => Some(r.pg),
             DataRequest::Discard(r) => Some(r.pg),
+            DataRequest::Fill(r) => Some(r.pg),
             DataRequest::Copy(r) => Some(r.pg),
             DataRequest::Truncate(r) => Some(r.pg),
             DataRequest::DeleteObject { pg, .. }
@@ -120,7 +123,7 @@ impl<R> Request<R> {
 
     const fn kind(&self) -> Kind {
         match &self.body {
-            DataRequest::Write(_) | DataRequest::Discard(_) => Kind::Write,
+            DataRequest::Write(_) | DataRequest::Discard(_) | DataRequest::Fill(_) => Kind::Write,
             DataRequest::Read(_) => Kind::Read,
             DataRequest::Flush(_) => Kind::Flush,
             _ => Kind::Other,
@@ -247,6 +250,7 @@ impl<H: Host> DataNode<H> {
     fn speaks_for(&self, from: Speaker, session: SessionId) -> bool {
         match from {
             Speaker::Node => true,
+            Speaker::Client(_) if planted(Mutant::AnyOwner) => true,
             Speaker::Client(owner) => self.owners.get(&session).is_none_or(|known| *known == owner),
         }
     }
@@ -258,6 +262,7 @@ impl<H: Host> DataNode<H> {
         let nodes = map.nodes.iter().filter(|node| node.state != NodeState::Removed).count().max(1);
         let journal = self.disks.values().map(|disk| disk.store.journal_pressure().total_bytes).min();
         let part = journal.map_or(usize::MAX, |bytes| (bytes as f64 * UNCOMMITTED_SHARE) as usize / nodes);
+        let part = if planted(Mutant::NoJournalBound) { usize::MAX } else { part };
         self.client_limit_bytes = self.settings.memory.client_bytes.min(part);
     }
 
@@ -303,6 +308,7 @@ impl<H: Host> DataNode<H> {
             }
             DataRequest::Read(request) => (request.pg, ClientRequest::Read(request)),
             DataRequest::Discard(request) => (request.pg, ClientRequest::Discard(request)),
+            DataRequest::Fill(request) => (request.pg, ClientRequest::Fill(request)),
             DataRequest::Truncate(request) => (request.pg, ClientRequest::Truncate(request)),
             DataRequest::DeleteObject { pg, map_version, origin, object } => {
                 (pg, ClientRequest::DeleteObject { map_version, origin, object })

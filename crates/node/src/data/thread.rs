@@ -75,7 +75,9 @@ pub fn spawn(
     status: Arc<DataStatus>,
 ) -> Result<DataThread, SpawnError> {
     let (started, starting) = std::sync::mpsc::sync_channel(1);
+    let planted = crate::mutants::active();
     let join = std::thread::Builder::new().name("weft-data".to_owned()).spawn(move || {
+        crate::mutants::plant(planted);
         let ended = EndedNotice { to_control: to_control.clone(), asked_to: false };
         run(config, to_data, to_control, status, &started, ended);
     })?;

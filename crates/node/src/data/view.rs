@@ -6,7 +6,7 @@
 use weft_proto::replication::{ChunkDigest, ChunkHealth, RemovedChunks, SessionRecords};
 use weft_replication::{Changes, LogUnavailable, Lookup, RemovalMemory, SavedState, StoreView};
 use weft_store::{Completeness, Coverage, DedupeTable, Disk, ReplicaState, SessionRecord, Store, StoreError};
-use weft_types::{ChunkId, Entry, LogPosition, ObjectId, OperationId, PgId, SessionId, TruncateGeneration};
+use weft_types::{BlockRange, ChunkId, Entry, LogPosition, ObjectId, OperationId, PgId, SessionId, TruncateGeneration};
 
 pub(super) struct GroupView<'a, D: Disk> {
     pub(super) store: &'a Store<D>,
@@ -133,6 +133,13 @@ impl<D: Disk> StoreView for GroupView<'_, D> {
                 Some(ChunkDigest { blocks: Vec::new(), end_bytes: 0, generation, health: ChunkHealth::Damaged })
             }
         }
+    }
+
+    fn absent_blocks(&self, chunk: ChunkId, range: BlockRange) -> u16 {
+        self.store.absent_blocks(self.pg, chunk, range).unwrap_or_else(|error| {
+            tracing::warn!(pg = %self.pg, %chunk, %error, "which blocks of a chunk are present cannot be read");
+            range.count
+        })
     }
 
     fn chunks_changed_since(&self, position: LogPosition) -> Changes {

@@ -2,7 +2,7 @@
 
 use super::{CLUSTER, NODE, config, entry, log_id, new_store, note, notes};
 use crate::error::OpenError;
-use crate::group::{OpenStore, create_store, open_store};
+use crate::group::{GroupConfig, OpenStore, create_store, open_store};
 use crate::types::{StorageError, Vote};
 use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftStateMachine, StorageHelper};
 use openraft::{RaftLogReader, RaftSnapshotBuilder};
@@ -18,7 +18,7 @@ fn crash_image(directory: &Path) -> TempDir {
     image
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     let Ok(entries) = fs::read_dir(from) else { return };
     for found in entries {
@@ -38,7 +38,11 @@ fn copy(from: &Path, to: &Path) {
 
 /// Opens an image and brings it to `committed`, as Raft does after a restart.
 async fn recovered(directory: &Path, committed: u64) -> OpenStore {
-    let mut store = open_store(&config(directory, NODE)).unwrap();
+    recovered_as(&config(directory, NODE), committed).await
+}
+
+pub(super) async fn recovered_as(config: &GroupConfig, committed: u64) -> OpenStore {
+    let mut store = open_store(config).unwrap();
     StorageHelper::new(&mut store.log, &mut store.machine).get_initial_state().await.unwrap();
     let (applied, _) = store.machine.applied_state().await.unwrap();
     let from = applied.map_or(0, |id| id.index + 1);
@@ -50,12 +54,12 @@ async fn recovered(directory: &Path, committed: u64) -> OpenStore {
     store
 }
 
-fn expected(count: u64) -> Vec<String> {
+pub(super) fn expected(count: u64) -> Vec<String> {
     (1..=count).map(|n| format!("note {n}")).collect()
 }
 
 /// Appends and applies notes `from..=to` at their own indexes; entry 0 is empty.
-async fn write(store: &mut OpenStore, from: u64, to: u64) -> Result<(), StorageError> {
+pub(super) async fn write(store: &mut OpenStore, from: u64, to: u64) -> Result<(), StorageError> {
     if from == 1 {
         let first = crate::types::Entry { log_id: log_id(0), payload: openraft::EntryPayload::Blank };
         store.log.blocking_append([first.clone()]).await?;
@@ -73,7 +77,7 @@ async fn write(store: &mut OpenStore, from: u64, to: u64) -> Result<(), StorageE
     Ok(())
 }
 
-async fn snapshot(store: &mut OpenStore) {
+pub(super) async fn snapshot(store: &mut OpenStore) {
     store.machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
 }
 

@@ -2,6 +2,7 @@
 
 mod crash;
 mod decoders;
+mod every_write;
 mod group;
 mod lease;
 mod log;

@@ -7,7 +7,7 @@ use super::world::{PG, World};
 use crate::{ClientRequest, Mutant, Reply, RequestToken};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use weft_proto::data::{Contents, DiscardRequest, ReadRequest, TruncateRequest, WriteRequest};
+use weft_proto::data::{Contents, DiscardRequest, FillRequest, ReadRequest, TruncateRequest, WriteRequest};
 use weft_types::{
     AckMode, BLOCK_SIZE, ChunkId, ChunkIndex, DataError, LossGeneration, NodeId, ObjectId, OperationId, Origin,
     SessionId, TruncateGeneration,
@@ -178,7 +178,17 @@ impl Clients {
                 },
                 data: filled(choice, (length_bytes as usize / 8 + 1) * 8),
             },
-            5..8 => ClientRequest::Discard(DiscardRequest {
+            7 => ClientRequest::Fill(FillRequest {
+                pg: PG,
+                map_version,
+                origin,
+                chunk,
+                offset_bytes,
+                length_bytes,
+                generation,
+                ack: AckMode::Memory,
+            }),
+            5..7 => ClientRequest::Discard(DiscardRequest {
                 pg: PG,
                 map_version,
                 origin,

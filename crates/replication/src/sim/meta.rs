@@ -18,6 +18,8 @@ pub struct Node {
 pub struct Meta {
     pub version: MapVersion,
     pub record: PgRecord,
+    /// The epoch of the last map.
+    told_epoch: Epoch,
     pub nodes: BTreeMap<NodeId, Node>,
     pub sessions: BTreeSet<SessionId>,
     /// Disks that are gone although their node lives.
@@ -51,6 +53,7 @@ impl Meta {
             record: PgRecord {
                 pg,
                 epoch: Epoch(1),
+                epoch_since: MapVersion(1),
                 primary: Some(DiskId(1)),
                 levelled_epoch: Epoch(0),
                 set_version: SetVersion(1),
@@ -60,6 +63,7 @@ impl Meta {
                 replicas: 3,
                 pending_move: None,
             },
+            told_epoch: Epoch(1),
             nodes: (1..=members).map(node).collect(),
             sessions: (1..=sessions).map(SessionId).collect(),
             gone_disks: BTreeSet::new(),
@@ -70,6 +74,10 @@ impl Meta {
 
     fn changed(&mut self) {
         self.version = self.version.next();
+        if self.record.epoch != self.told_epoch {
+            self.told_epoch = self.record.epoch;
+            self.record.epoch_since = self.version;
+        }
         self.record.set_version = self.record.set_version.next();
     }
 
@@ -212,6 +220,7 @@ impl Meta {
             return;
         }
         let granted = match &request.change {
+            SetChange::Levelled { .. } if !self.record.primary_member().is_some_and(Member::is_level) => false,
             SetChange::Levelled { disks } => {
                 for member in &mut self.record.members {
                     if let MemberState::InSync { lossy, behind } = &mut member.state {

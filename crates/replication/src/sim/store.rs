@@ -1,6 +1,7 @@
 //! A disk in memory: a list of journal records, of which a prefix is durable. State is what replaying the list gives, so
 //! a loss of power is a truncation.
 
+use super::world::PG;
 use crate::actions::SavedState;
 use crate::events::{BadBlock, ReadOutcome, SaveTicket};
 use crate::view::{Changes, LogUnavailable, Lookup, RemovalMemory, StoreView};
@@ -8,10 +9,13 @@ use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use weft_proto::replication::{ChunkDigest, ChunkHealth, RemovedChunks, SessionRecords};
+use weft_types::checksum::zero_hash;
 use weft_types::{
     BLOCK_SIZE, BlockHash, BlockIndex, BlockRange, ChunkId, ChunkIndex, Effect, Entry, LogPosition, ObjectId,
     OperationId, SessionId, TruncateGeneration,
 };
+
+static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
 
 #[derive(Clone)]
 enum Record {
@@ -60,7 +64,11 @@ pub struct ModelStore {
     uncommitted_bytes: usize,
     pub most_uncommitted_bytes: usize,
     pub credits: u64,
+    /// The disk has room for so many blocks, and tells so instead of `credits`.
+    pub capacity_blocks: Option<u64>,
     pub bad: BTreeSet<(ChunkId, u16)>,
+    /// Nothing is known of bad blocks but that they are bad.
+    pub trailers_are_lost: bool,
 }
 
 impl ModelStore {
@@ -162,8 +170,24 @@ impl ModelStore {
         self.removals_forgotten = true;
     }
 
+    pub fn present_blocks(&self) -> u64 {
+        self.state.chunks.values().map(|chunk| chunk.blocks.len() as u64).sum()
+    }
+
     pub fn chunks_map(&self) -> &BTreeMap<ChunkId, Chunk> {
         &self.state.chunks
+    }
+
+    pub fn block(&self, chunk: ChunkId, block: u16) -> Option<(Bytes, BlockHash)> {
+        self.state.chunks.get(&chunk)?.blocks.get(&block).cloned()
+    }
+
+    /// The disk has lost later writes of this block in silence.
+    pub fn set_back(&mut self, chunk: ChunkId, block: u16, to: Option<(Bytes, BlockHash)>) {
+        let blocks = self.state.chunks.get_mut(&chunk).map(|held| &mut held.blocks);
+        if let (Some(blocks), Some(to)) = (blocks, to) {
+            blocks.insert(block, to);
+        }
     }
 
     pub fn read(&self, chunk: ChunkId, range: BlockRange) -> ReadOutcome {
@@ -172,7 +196,8 @@ impl ModelStore {
         for (at, block) in range.blocks().enumerate() {
             let held = self.state.chunks.get(&chunk).and_then(|c| c.blocks.get(&block.0));
             if self.bad.contains(&(chunk, block.0)) {
-                bad.push(BadBlock { block, expected: held.map(|(_, hash)| *hash) });
+                let hash = held.map(|(_, hash)| *hash).filter(|_| !self.trailers_are_lost);
+                bad.push(BadBlock { block, expected: hash });
             } else if let Some((data, _)) = held {
                 bytes[at * BLOCK_SIZE..(at + 1) * BLOCK_SIZE].copy_from_slice(data);
             }
@@ -277,6 +302,17 @@ impl State {
                     held.version = position;
                 }
             }
+            Effect::Fill { chunk, range, generation, .. } => {
+                let held = self.chunks.entry(*chunk).or_default();
+                for block in range.blocks() {
+                    let zeros = || (Bytes::from_static(&ZEROS), zero_hash(PG.volume, *chunk, block));
+                    held.blocks.entry(block.0).or_insert_with(zeros);
+                }
+                held.generation = held.generation.max(*generation);
+                held.version = position;
+                let known = self.generations.entry(chunk.object).or_default();
+                *known = (*known).max(*generation);
+            }
             Effect::Truncate { object, keep_blocks, size_bytes, generation } => {
                 let known = self.generations.entry(*object).or_default();
                 *known = (*known).max(*generation);
@@ -352,7 +388,8 @@ impl StoreView for ModelStore {
     }
 
     fn credits_bytes(&self) -> u64 {
-        self.credits
+        let free = |capacity: u64| capacity.saturating_sub(self.present_blocks()) * BLOCK_SIZE as u64;
+        self.capacity_blocks.map_or(self.credits, free)
     }
 
     fn has_chunk(&self, chunk: ChunkId) -> bool {
@@ -368,6 +405,11 @@ impl StoreView for ModelStore {
             generation: held.generation,
             health: ChunkHealth::Good,
         })
+    }
+
+    fn absent_blocks(&self, chunk: ChunkId, range: BlockRange) -> u16 {
+        let held = self.state.chunks.get(&chunk);
+        range.blocks().filter(|block| !held.is_some_and(|held| held.blocks.contains_key(&block.0))).count() as u16
     }
 
     fn chunks_changed_since(&self, position: LogPosition) -> Changes {

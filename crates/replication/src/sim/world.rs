@@ -311,9 +311,15 @@ impl World {
                     self.schedule(delay, later(Event::BlocksRead { ticket, outcome }));
                 }
                 Action::ReadPresence { ticket, chunk } => {
-                    let digest = sim.store.chunk_digest(chunk);
-                    let runs = digest.map_or(0, |d| d.blocks.len() as u16);
-                    self.schedule(10, later(Event::PresenceRead { ticket, runs: vec![(BlockIndex(0), runs)] }));
+                    let mut runs: Vec<(BlockIndex, u16)> = Vec::new();
+                    let held = sim.store.chunks_map().get(&chunk);
+                    for block in held.into_iter().flat_map(|held| held.blocks.keys()) {
+                        match runs.last_mut() {
+                            Some((first, count)) if first.0 + *count == *block => *count += 1,
+                            _ => runs.push((BlockIndex(*block), 1)),
+                        }
+                    }
+                    self.schedule(10, later(Event::PresenceRead { ticket, runs }));
                 }
                 Action::ReadObject { ticket, object } => {
                     let ends = sim.store.chunks_map().iter().filter(|(c, _)| c.object == object);
@@ -407,7 +413,16 @@ impl World {
         self.request_to(node, request)
     }
 
+    /// A change that names no map is made under the first map of the epoch that its primary knows.
+    pub fn as_sent_to(&self, node: NodeId, mut request: ClientRequest) -> ClientRequest {
+        if let Some(version) = stated_version(&mut request).filter(|version| **version == MapVersion(0)) {
+            *version = self.meta.record.epoch_since.min(self.nodes[&node].map_version);
+        }
+        request
+    }
+
     pub fn request_to(&mut self, node: NodeId, request: ClientRequest) -> RequestToken {
+        let request = self.as_sent_to(node, request);
         self.next_token += 1;
         let token = RequestToken(self.next_token);
         let delay = 50 + self.random.below(self.network_us);
@@ -560,5 +575,20 @@ impl World {
 
     pub fn in_sync(&self) -> usize {
         self.meta.record.members.iter().filter(|m| m.is_level()).count()
+    }
+}
+
+/// The map that a change names; reads and flushes are served under any.
+fn stated_version(request: &mut ClientRequest) -> Option<&mut MapVersion> {
+    match request {
+        ClientRequest::Write { request, .. } => Some(&mut request.map_version),
+        ClientRequest::Discard(request) => Some(&mut request.map_version),
+        ClientRequest::Fill(request) => Some(&mut request.map_version),
+        ClientRequest::Truncate(request) => Some(&mut request.map_version),
+        ClientRequest::DeleteObject { map_version, .. } => Some(map_version),
+        ClientRequest::Read(_)
+        | ClientRequest::Flush { .. }
+        | ClientRequest::ObjectExtent { .. }
+        | ClientRequest::Presence { .. } => None,
     }
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
-use weft_sim::{Options, Plan, Stats, Verdict, run, shrink};
+use weft_sim::{Options, Plan, Stats, Subject, Verdict, run, shrink};
 
 #[derive(Parser, Debug)]
 #[command(about = "Runs whole simulated clusters under faults, one per seed")]
@@ -30,6 +30,15 @@ struct Arguments {
     /// No stories: seeds as they were before there were any.
     #[arg(long)]
     plain: bool,
+    /// Clients use no files: seeds as they were before they did.
+    #[arg(long)]
+    without_files: bool,
+    /// Only seeds whose clients use these files: `locks`, `sizes` or `names`.
+    #[arg(long)]
+    with: Option<Subject>,
+    /// Only seeds that tell this rare execution (`stories.rs`, `tell_rare`).
+    #[arg(long)]
+    rare: Option<u64>,
     /// Kinds of faults to leave out, by name: `FailSync,FlipBit`.
     #[arg(long, value_delimiter = ',')]
     off: Vec<String>,
@@ -97,6 +106,7 @@ fn main() -> ExitCode {
         without: arguments.without.iter().copied().collect(),
         calm: arguments.calm,
         plain: arguments.plain,
+        without_files: arguments.without_files,
         off: arguments.off.iter().cloned().collect(),
         pretend_to_sync: arguments.pretend_to_sync,
         verbose: arguments.verbose,
@@ -124,6 +134,10 @@ fn run_all(arguments: &Arguments, first: u64, count: u64, options: &Options, beg
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     if at >= count || stop.load(Ordering::Relaxed) {
                         return;
+                    }
+                    let other = arguments.with.is_some_and(|subject| weft_sim::subject(first + at) != Some(subject));
+                    if other || arguments.rare.is_some_and(|theme| weft_sim::rare_theme(first + at) != Some(theme)) {
+                        continue;
                     }
                     let verdict = run(first + at, options);
                     let failed = verdict.failure.is_some();
@@ -176,7 +190,7 @@ fn tell(verdict: &Verdict, options: &Options, no_shrink: bool) {
     }
     let fewer = shrink(seed, options, 60);
     println!("shrunk: cargo xtask fuzz --seed {seed}{} --verbose", replay(options, &fewer));
-    let plan = if options.plain { Plan::plain(seed) } else { Plan::of(seed) };
+    let plan = Plan::drawn(seed, options);
     for (at, (when, fault)) in plan.faults.iter().enumerate().filter(|(at, _)| !fewer.contains(at)) {
         println!("  {at}: at {:.3} s {fault:?}", *when as f64 / 1e9);
     }
@@ -190,6 +204,9 @@ fn replay(options: &Options, without: &BTreeSet<usize>) -> String {
     }
     if options.plain {
         text.push_str(" --plain");
+    }
+    if options.without_files {
+        text.push_str(" --without-files");
     }
     #[cfg(feature = "mutants")]
     if let Some(bug) = options.bug {
@@ -247,8 +264,8 @@ mod hunts {
                 Some(found) => {
                     caught += 1;
                     let oracle = found.failure.oracle.to_string();
-                    let plain = if found.plain { "  --plain" } else { "" };
-                    println!("{:<40} {oracle:<16} {:>6} {seconds:>8.1}{plain}", bug.name(), found.seed);
+                    let ways = found.ways.arguments();
+                    println!("{:<40} {oracle:<16} {:>6} {seconds:>8.1}{ways}", bug.name(), found.seed);
                 }
                 None => {
                     let by = match expected {

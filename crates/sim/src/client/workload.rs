@@ -5,6 +5,8 @@
 
 use super::*;
 
+const FIRST_CHURN_OBJECT: u64 = 100;
+
 impl World {
     pub(super) fn choose(&mut self, id: SessionId, volume: VolumeId, index: usize, thread: usize) -> (Op, Operation) {
         let mut object = self.random.below(REGISTER_OBJECTS);
@@ -19,7 +21,8 @@ impl World {
         if thread + self.mix.writers >= self.mix.threads {
             return self.choose_write(id, volume, object, chunk, block, 0..2);
         }
-        match self.random.below(100) {
+        let churns = self.mix.churn_percent > 0 && self.random.chance(self.mix.churn_percent);
+        match if churns { 99 } else { self.random.below(100) } {
             0..40 => {
                 let first = self.random.below(2) as u16;
                 let halves = if self.random.chance(60) { 0..2 } else { first..first + 1 };
@@ -36,9 +39,9 @@ impl World {
                     _ => None,
                 };
                 let changes = match &operation {
-                    Operation::Write { chunk, .. } | Operation::Discard { chunk, .. } => {
-                        Some(chunk.object.0 - FIRST_OBJECT)
-                    }
+                    Operation::Write { chunk, .. }
+                    | Operation::Discard { chunk, .. }
+                    | Operation::Fill { chunk, .. } => Some(chunk.object.0 - FIRST_OBJECT),
                     _ => None,
                 };
                 if let Some(object) = changes {
@@ -109,7 +112,7 @@ impl World {
     }
 
     fn choose_churn(&mut self, volume: VolumeId) -> Operation {
-        let object = 100 + self.random.below(CHURN_OBJECTS);
+        let object = FIRST_CHURN_OBJECT + self.random.below(self.mix.churn_objects);
         let chunk = chunk_id(object, self.random.below(2) as u32);
         let offset_bytes = self.random.below(40_000) as u32;
         let length_bytes = 1 + self.random.below(20_000) as u32;
@@ -135,7 +138,11 @@ impl World {
                     data,
                 }
             }
-            6..9 => Operation::Discard { chunk, offset_bytes, length_bytes, generation, ack },
+            6..8 => Operation::Discard { chunk, offset_bytes, length_bytes, generation, ack },
+            8 => {
+                self.stats.count("fills");
+                Operation::Fill { chunk, offset_bytes, length_bytes, generation, ack }
+            }
             9 => {
                 self.stats.count("truncations");
                 // Drawn once and for all; other operations use it only after it was answered.
@@ -164,6 +171,14 @@ pub(super) fn read(object: u64, chunk: u32, block: u16) -> Operation {
     let chunk = chunk_id(object, chunk);
     // Registers are never truncated.
     Operation::Read { chunk, offset_bytes, length_bytes: BLOCK_SIZE as u32, generation: TruncateGeneration(0) }
+}
+
+/// A whole block of one value, at the beginning of a chunk.
+pub(super) fn write_of(volume: VolumeId, chunk: ChunkId, value: u64) -> Operation {
+    let data = filled(value, BLOCK_SIZE);
+    let hashes = vec![block_hash(volume, chunk, BlockIndex(0), &data)];
+    let generation = TruncateGeneration(0);
+    Operation::Write { chunk, offset_bytes: 0, generation, ack: AckMode::Memory, hashes, data: data.into() }
 }
 
 /// Hashes of the blocks that bytes at an offset cover whole.

@@ -251,13 +251,18 @@ impl World {
             ControlRequest::Mutate { session, request, low_water, volume, mutation } => {
                 Command::Mutate { session, request, low_water, volume, mutation }
             }
-            ControlRequest::GetMap { .. }
-            | ControlRequest::Admin(_)
-            | ControlRequest::Join(_)
-            | ControlRequest::AwaitLock { .. }
-            | ControlRequest::Watch { .. }
-            | ControlRequest::AskSize { .. }
-            | ControlRequest::TellSize { .. } => return,
+            ControlRequest::AwaitLock { session, inode, request, wait_ms } => {
+                return self.await_lock(at, (session, inode, request), wait_ms, answer);
+            }
+            ControlRequest::Watch { session, seen, wait_ms } => return self.watch(at, session, seen, wait_ms, answer),
+            ControlRequest::AskSize { volume, inode, holder, .. } => {
+                return self.ask_size(at, (volume, inode), holder, answer);
+            }
+            ControlRequest::TellSize { session, volume, inode, question, told } => {
+                let reply = self.tell_size(at, session, (volume, inode), question, told);
+                return answer(self, Some(reply));
+            }
+            ControlRequest::GetMap { .. } | ControlRequest::Admin(_) | ControlRequest::Join(_) => return,
         };
         self.propose(
             at,
@@ -487,12 +492,14 @@ impl World {
         if text.contains("chunks to compare") {
             self.copying(text);
         }
+        if text.contains("given up until the node restarts") {
+            self.fail(Oracle::Disks, format!("node {id}: {text}"));
+        }
         for (part, name) in [
             ("was repaired", "blocks repaired by the scrub"),
             ("was not repaired", "blocks that could not be repaired"),
             ("repaired", "blocks repaired"),
             ("chunks to compare", "resyncs that compare chunks"),
-            ("given up until the node restarts", "replicas given up until a restart"),
         ] {
             if text.contains(part) {
                 return self.stats.count(name);

@@ -203,6 +203,11 @@ impl Platter {
                 let file = self.files.entry(*inode).or_default();
                 file.length = file.length.max(offset + length);
             }
+            Operation::Zero { inode, offset, length } => {
+                let file = self.files.entry(*inode).or_default();
+                file.put(now, *offset, *length, None);
+                file.length = file.length.max(offset + length);
+            }
             Operation::SetLength { inode, length } => {
                 self.files.entry(*inode).or_default().set_length(now, *length);
             }

@@ -18,6 +18,7 @@ pub enum Operation {
     Write { inode: Inode, offset: u64, bytes: Arc<[u8]> },
     Punch { inode: Inode, offset: u64, length: u64 },
     Allocate { inode: Inode, offset: u64, length: u64 },
+    Zero { inode: Inode, offset: u64, length: u64 },
     SetLength { inode: Inode, length: u64 },
     Rename { from: String, to: String },
     Remove { path: String },
@@ -239,6 +240,11 @@ impl<F: DiskFile> DiskFile for RecordingFile<F> {
     fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
         let note = Operation::Allocate { inode: self.inode, offset, length };
         self.with(|file| file.allocate(offset, length), note)
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
+        let note = Operation::Zero { inode: self.inode, offset, length };
+        self.with(|file| file.zero(offset, length), note)
     }
 
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {

@@ -4,6 +4,8 @@
 //! any content it had since its last sync, each sector decided on its own (so writes tear and are reordered). Names are
 //! journalled: after a power loss a prefix of the name changes since the last directory sync has happened. A sync that
 //! fails leaves its sectors at risk for ever, while later syncs succeed: what Linux does with a failed writeback.
+//! Space that was given back (a hole, a shorter file, a name that went) is used again only after the sync that makes it so:
+//! until then a power loss may bring the old contents back, and they need their place.
 
 use super::random::Random;
 use crate::disk::{DirEntry, DirEntryKind, Disk, DiskFile, Filesystem, OpenMode, Usage};
@@ -13,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const SECTOR: usize = 512;
 const PAGE: usize = 4096;
+const SECTORS_OF_PAGE: u64 = (PAGE / SECTOR) as u64;
 /// Older contents of one unsynced sector that are remembered.
 const MAX_VERSIONS: usize = 4;
 
@@ -74,6 +77,8 @@ struct Sim {
 #[derive(Default)]
 struct Inode {
     pages: BTreeMap<u64, Box<[u8; PAGE]>>,
+    /// Pages that were given back, and may come back with the power.
+    freed: BTreeSet<u64>,
     length: u64,
     durable_length: u64,
     /// Contents a dirty sector had before, oldest (the durable one) first.
@@ -214,7 +219,7 @@ impl Sim {
     }
 
     fn used(&self) -> u64 {
-        self.inodes.values().map(|i| i.pages.len() as u64 * PAGE as u64).sum()
+        self.inodes.values().map(Inode::used_pages).sum::<u64>() * PAGE as u64
     }
 
     fn sync_names(&mut self) {
@@ -258,6 +263,11 @@ fn apply(names: &mut BTreeMap<String, u64>, change: NameChange) {
 }
 
 impl Inode {
+    /// As ext4 does: what a transaction frees is free when it has committed.
+    fn used_pages(&self) -> u64 {
+        (self.pages.len() + self.freed.len()) as u64
+    }
+
     fn read(&self, buffer: &mut [u8], offset: u64) -> usize {
         let length = (self.length.saturating_sub(offset)).min(buffer.len() as u64) as usize;
         let mut done = 0;
@@ -285,8 +295,14 @@ impl Inode {
 
     fn set_sector(&mut self, sector: u64, content: &Sector) {
         let at = sector as usize * SECTOR;
-        let page = self.pages.entry((at / PAGE) as u64).or_insert_with(|| Box::new([0; PAGE]));
-        page[at % PAGE..at % PAGE + SECTOR].copy_from_slice(content);
+        self.page(at as u64)[at % PAGE..at % PAGE + SECTOR].copy_from_slice(content);
+    }
+
+    /// The page around an offset, with a place of its own from now on.
+    fn page(&mut self, offset: u64) -> &mut [u8; PAGE] {
+        let page = offset / PAGE as u64;
+        self.freed.remove(&page);
+        self.pages.entry(page).or_insert_with(|| Box::new([0; PAGE]))
     }
 
     fn remember(&mut self, offset: u64, length: u64) {
@@ -309,8 +325,7 @@ impl Inode {
         while done < bytes.len() {
             let at = offset as usize + done;
             let step = (PAGE - at % PAGE).min(bytes.len() - done);
-            let page = self.pages.entry((at / PAGE) as u64).or_insert_with(|| Box::new([0; PAGE]));
-            page[at % PAGE..at % PAGE + step].copy_from_slice(&bytes[done..done + step]);
+            self.page(at as u64)[at % PAGE..at % PAGE + step].copy_from_slice(&bytes[done..done + step]);
             done += step;
         }
         self.length = self.length.max(offset + bytes.len() as u64);
@@ -318,14 +333,19 @@ impl Inode {
 
     fn zero(&mut self, offset: u64, length: u64) {
         let end = offset + length;
-        self.remember(offset, length);
         let mut at = offset;
         while at < end {
-            let within = at as usize % PAGE;
+            let (number, within) = (at / PAGE as u64, at as usize % PAGE);
             let step = ((PAGE - within) as u64).min(end - at);
+            // A hole stays a hole: nothing of it can come back.
+            if self.pages.contains_key(&number) {
+                self.remember(at, step);
+            }
             if step == PAGE as u64 {
-                self.pages.remove(&(at / PAGE as u64));
-            } else if let Some(page) = self.pages.get_mut(&(at / PAGE as u64)) {
+                if self.pages.remove(&number).is_some() {
+                    self.freed.insert(number);
+                }
+            } else if let Some(page) = self.pages.get_mut(&number) {
                 page[within..within + step as usize].fill(0);
             }
             at += step;
@@ -343,6 +363,9 @@ impl Inode {
     fn synced(&mut self) {
         self.unsynced.clear();
         self.durable_length = self.length;
+        let doomed = &self.doomed;
+        let sectors = |page: u64| page * SECTORS_OF_PAGE..(page + 1) * SECTORS_OF_PAGE;
+        self.freed.retain(|page| doomed.range(sectors(*page)).next().is_some());
     }
 
     fn sync_failed(&mut self) {
@@ -369,6 +392,9 @@ impl Inode {
             self.length = self.durable_length;
         }
         self.durable_length = self.length;
+        self.freed.clear();
+        // What lies past the end of a file that did not become longer has no place.
+        drop(self.pages.split_off(&self.length.div_ceil(PAGE as u64)));
     }
 }
 
@@ -601,11 +627,16 @@ impl DiskFile for SimFile {
             |inode| absent_pages(inode, offset, length),
             |inode| {
                 for page in offset / PAGE as u64..(offset + length).div_ceil(PAGE as u64) {
-                    inode.pages.entry(page).or_insert_with(|| Box::new([0; PAGE]));
+                    inode.page(page * PAGE as u64);
                 }
                 inode.length = inode.length.max(offset + length);
             },
         )
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
+        let zeros = vec![0; length as usize];
+        self.with_change(|inode| absent_pages(inode, offset, length), |inode| inode.write(&zeros, offset))
     }
 
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {

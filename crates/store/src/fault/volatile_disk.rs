@@ -217,6 +217,20 @@ impl DiskFile for VolatileFile {
         Ok(())
     }
 
+    fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
+        // The space is taken at once, as a filesystem does; that it reads as zeros is lost with the power.
+        let mut state = self.shared.state();
+        self.shared.real.allocate(offset, length)?;
+        let end = offset + length;
+        let mut at = offset;
+        while at < end {
+            let step = (PAGE - at % PAGE).min(end - at);
+            self.shared.write(&mut state, &[0; PAGE as usize][..step as usize], at)?;
+            at += step;
+        }
+        Ok(())
+    }
+
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
         let mut state = self.shared.state();
         let end = (offset + length).min(state.length);

@@ -187,13 +187,21 @@ fn a_failed_sync_ends_the_disk_for_good_also_after_a_restart() {
     };
     assert!(run(None));
     assert!(!run(Some(Mutant::RetryFsync)));
+    assert!(!run(Some(Mutant::ForgetFailure)));
 }
 
 /// cut-tail-dedupe
 #[test]
 fn cutting_a_tail_takes_back_its_dedupe_records_also_after_a_crash() {
+    assert_eq!(records_after_a_cut(None), [crate::Lookup::New; 2]);
+    let again = crate::Lookup::Answered(at(1, 2));
+    assert_eq!(records_after_a_cut(Some(Mutant::KeepCutRecords)), [again; 2]);
+}
+
+/// Of the operation that was cut: at once, and after a loss of power.
+fn records_after_a_cut(mutant: Option<Mutant>) -> [crate::Lookup; 2] {
     let disk = disk();
-    let config = StoreConfig::small();
+    let config = StoreConfig { mutant, ..StoreConfig::small() };
     let mut store = fresh(&disk, &config);
     let origin = |operation| {
         Some(Origin { session: SessionId(4), operation: OperationId(operation), low_water: OperationId(8) })
@@ -206,21 +214,29 @@ fn cutting_a_tail_takes_back_its_dedupe_records_also_after_a_crash() {
     let lookup = |store: &Store<SimDisk>, op| store.dedupe(pg(0)).unwrap().lookup(SessionId(4), OperationId(op));
     assert_eq!(lookup(&store, 9), crate::Lookup::Answered(at(1, 2)));
     store.cut_tail(pg(0), at(1, 1)).unwrap();
+    let at_once = lookup(&store, 9);
     store.sync_now().unwrap();
     drop(store);
     disk.power_cycle(PowerLoss::LoseAll);
     let store = reopen(&disk, &config);
-    assert_eq!(lookup(&store, 9), crate::Lookup::New);
     assert_eq!(lookup(&store, 8), crate::Lookup::Answered(at(1, 1)));
     assert_eq!(lookup(&store, 7), crate::Lookup::BelowLowWater(OperationId(8)));
     assert_eq!(first_block(&store), block_bytes(10));
+    [at_once, lookup(&store, 9)]
 }
 
 /// size-trimmed, size-of-old-generation
 #[test]
 fn the_end_of_writes_outlives_the_journal_and_follows_truncations() {
+    assert_eq!(ends(None), [Some((2, 4 * BLOCK_SIZE as u32)), Some((2, BLOCK_SIZE as u32 + 100))]);
+    assert_eq!(ends(Some(Mutant::ForgetEnds))[0], None);
+}
+
+/// After a checkpoint and a loss of power, and after a cut with a late write.
+fn ends(mutant: Option<Mutant>) -> [Option<(u32, u32)>; 2] {
     let disk = disk();
-    let config = StoreConfig::small();
+    let config = StoreConfig { mutant, ..StoreConfig::small() };
+    let end = |store: &Store<SimDisk>| store.object_end(pg(0), ObjectId(1)).map(|end| (end.chunk.0, end.end_bytes));
     let mut store = fresh(&disk, &config);
     store.append(pg(0), &[write(LogPosition::ZERO, 1, chunk(1, 2), 3, 1, 10)]).unwrap();
     store.set_committed(pg(0), at(1, 1)).unwrap();
@@ -228,8 +244,7 @@ fn the_end_of_writes_outlives_the_journal_and_follows_truncations() {
     drop(store);
     disk.power_cycle(PowerLoss::LoseAll);
     let mut store = reopen(&disk, &config);
-    let end = store.object_end(pg(0), ObjectId(1)).unwrap();
-    assert_eq!((end.chunk.0, end.end_bytes), (2, 4 * BLOCK_SIZE as u32));
+    let checkpointed = end(&store);
     let truncate = Effect::Truncate {
         object: ObjectId(1),
         keep_blocks: 34,
@@ -237,11 +252,13 @@ fn the_end_of_writes_outlives_the_journal_and_follows_truncations() {
         generation: TruncateGeneration(1),
     };
     store.append(pg(0), &[entry(at(1, 1), 1, truncate, vec![])]).unwrap();
-    let end = store.object_end(pg(0), ObjectId(1)).unwrap();
-    assert_eq!((end.end_bytes, end.generation), (BLOCK_SIZE as u32 + 100, TruncateGeneration(1)));
+    if mutant.is_none() {
+        let end = store.object_end(pg(0), ObjectId(1)).unwrap();
+        assert_eq!((end.end_bytes, end.generation), (BLOCK_SIZE as u32 + 100, TruncateGeneration(1)));
+    }
     // A write that was overtaken by the truncation says nothing about the end.
     store.append(pg(0), &[write(at(1, 2), 1, chunk(1, 2), 9, 1, 20)]).unwrap();
-    assert_eq!(store.object_end(pg(0), ObjectId(1)).unwrap().end_bytes, BLOCK_SIZE as u32 + 100);
+    [checkpointed, end(&store)]
 }
 
 /// one-sided-delta

@@ -7,7 +7,10 @@ use crate::fault::{PowerLoss, Random};
 const STEPS: u64 = 120;
 
 fn run(seed: u64, mutant: Option<Mutant>) -> Check {
-    let mut world = World::new(seed, mutant);
+    run_on(World::new(seed, mutant), seed)
+}
+
+fn run_on(mut world: World, seed: u64) -> Check {
     let mut random = Random::new(seed ^ 0x5eed);
     for _ in 0..4 {
         if random.chance(50) {
@@ -51,7 +54,10 @@ fn after_any_crash_the_store_is_in_a_state_that_may_have_survived() {
 fn seeds_that_once_failed_pass() {
     // 729: a record rejected for its torn data stayed behind the end of a lap, and the next recovery followed it.
     for seed in [14, 729] {
-        assert_eq!(run(seed, None), Ok(()), "seed {seed}");
+        // As they were found: nothing was filled then.
+        let mut world = World::new(seed, None);
+        world.fills = false;
+        assert_eq!(run_on(world, seed), Ok(()), "seed {seed}");
     }
 }
 
@@ -91,6 +97,16 @@ fn a_forgotten_cut_is_caught() {
 #[test]
 fn trusting_journalled_data_is_caught() {
     assert!(caught(Mutant::TrustData));
+}
+
+#[test]
+fn reads_that_do_not_look_at_the_journal_are_caught() {
+    assert!(caught(Mutant::IgnoreOverlay));
+}
+
+#[test]
+fn applying_what_is_not_durable_in_the_journal_is_caught() {
+    assert!(caught(Mutant::ApplyBeforeSync));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::model::{VOLUME, at, block_bytes, chunk, expected, fresh, identity, pg, small_chunks, write};
 use crate::fault::{PowerLoss, SimDisk, VolatileDisk};
-use crate::{Disk, DiskFile, Expected, RealDisk, Store, StoreConfig, StoreError};
+use crate::{Disk, DiskFile, Expected, Mutant, RealDisk, Store, StoreConfig, StoreError};
 use weft_types::{BlockIndex, BlockRange, ClusterId, DiskId, LogPosition, NodeId};
 
 fn open(disk: &SimDisk, expected: Expected) -> StoreError {
@@ -20,6 +20,10 @@ fn a_disk_that_is_not_the_expected_one_is_refused() {
     assert!(matches!(open(&disk, other_disk), StoreError::ForeignDisk { .. }));
     let other_node = Expected { disk: None, node: Some(NodeId(9)), ..expected() };
     assert!(matches!(open(&disk, other_node), StoreError::OtherNode { .. }));
+    for other in [other_cluster, other_disk, other_node] {
+        let trusting = StoreConfig { mutant: Some(Mutant::AnyDisk), ..StoreConfig::small() };
+        assert!(Store::open(disk.clone(), other, trusting).is_ok(), "the planted bug has no effect");
+    }
     let again = Store::format(&disk, identity(), &StoreConfig::small()).err().unwrap();
     assert!(matches!(again, StoreError::NotEmpty { .. }));
 }
@@ -60,12 +64,12 @@ fn another_format_version_is_refused_with_both_versions_named() {
     drop(fresh(&disk, &StoreConfig::small()));
     let file = disk.open("superblock", crate::disk::OpenMode::Existing).unwrap();
     let mut bytes = crate::disk::read_file(&disk, "superblock").unwrap().unwrap();
-    bytes[8] = 2;
+    bytes[8] = 3;
     let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..16]), &bytes[24..]);
     bytes[16..20].copy_from_slice(&crc.to_le_bytes());
     file.write_at(&bytes, 0).unwrap();
     let error = open(&disk, expected());
-    assert!(matches!(error, StoreError::OtherVersion { found: 2, supported: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::OtherVersion { found: 3, supported: 2, .. }), "{error}");
 }
 
 #[test]

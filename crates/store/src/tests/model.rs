@@ -89,6 +89,9 @@ pub fn write(end: LogPosition, epoch: u64, chunk: ChunkId, first: u16, count: u1
 /// Content of a chunk: the tag of each present block.
 pub type Content = BTreeMap<u16, u64>;
 
+/// The tag of a block that was filled.
+const ZEROS: u64 = u64::MAX;
+
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct ModelGroup {
     pub log: Vec<(EntryHeader, u64)>,
@@ -158,6 +161,12 @@ impl ModelGroup {
                 Effect::DeleteChunk { chunk } => {
                     out.remove(chunk);
                 }
+                Effect::Fill { chunk, range, .. } => {
+                    let (content, _) = out.entry(*chunk).or_default();
+                    for block in range.blocks() {
+                        content.entry(block.0).or_insert(ZEROS);
+                    }
+                }
             }
         }
         out
@@ -195,6 +204,8 @@ pub struct World<D: TestDisk = SimDisk> {
     /// The model after each operation since the last one known to be durable; the first is that one.
     pub past: Vec<Model>,
     pub epoch: u64,
+    /// Whether some entries fill blocks.
+    pub fills: bool,
     tag: u64,
     operation: u64,
     sync: Option<(SyncOrOutcome<D>, usize)>,
@@ -230,6 +241,7 @@ impl<D: TestDisk> World<D> {
             random: Random::new(seed),
             past: vec![model],
             epoch: 1,
+            fills: true,
             tag: 0,
             operation: 0,
             sync: None,
@@ -321,7 +333,9 @@ impl<D: TestDisk> World<D> {
         let generation = TruncateGeneration(0);
         let other = |effect| entry(end, self.epoch, effect, Vec::new());
         let mut out = match self.random.below(100) {
-            0..70 => write(end, self.epoch, target, first, count, self.tag),
+            0..70 if !self.fills => write(end, self.epoch, target, first, count, self.tag),
+            0..58 => write(end, self.epoch, target, first, count, self.tag),
+            58..70 => other(Effect::Fill { chunk: target, range, absent_blocks: count, generation }),
             70..80 => other(Effect::Discard { chunk: target, range, generation }),
             80..88 => {
                 let keep_blocks = self.random.below(u64::from(CHUNKS) * u64::from(BLOCKS));
@@ -582,12 +596,14 @@ fn verify_chunk<D: Disk>(store: &Store<D>, pg: PgId, id: ChunkId, content: Optio
     for block in 0..BLOCKS {
         let got = &bytes[usize::from(block) * BLOCK_SIZE..][..BLOCK_SIZE];
         let tag = content.and_then(|(c, _)| c.get(&block));
-        let expected = tag.map_or_else(|| vec![0; BLOCK_SIZE], |tag| block_bytes(*tag));
+        let filled = tag.is_none_or(|tag| *tag == ZEROS);
+        let expected = tag.filter(|_| !filled).map_or_else(|| vec![0; BLOCK_SIZE], |tag| block_bytes(*tag));
         if got != expected {
             return Err(format!("{pg} {id} block {block}: wrong content, expected tag {tag:?}"));
         }
-        if hashes.blocks[usize::from(block)].is_some() != tag.is_some() {
-            return Err(format!("{pg} {id} block {block}: presence is wrong"));
+        let hash = tag.map(|_| block_hash(VOLUME, id, BlockIndex(block), &expected));
+        if hashes.blocks[usize::from(block)] != hash {
+            return Err(format!("{pg} {id} block {block}: presence or hash is wrong"));
         }
     }
     let end = store.chunk_info(pg, id).map(|info| info.end_bytes);

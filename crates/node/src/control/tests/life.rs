@@ -3,12 +3,13 @@
 use super::cut;
 use super::rig::{Cluster, live, state_of, until};
 use crate::control::Exit;
+use crate::mutants::{Mutant, plant};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use weft_proto::admin::{AdminReply, AdminRequest};
 use weft_proto::control::{ControlReply, ControlRequest};
 use weft_proto::namespace::{Credentials, Mutation, NamespaceReply, NewInode, Query};
-use weft_types::limits::ASK_SIZE_TIMEOUT;
+use weft_types::limits::{ASK_SIZE_TIMEOUT, LEASE_MARGIN, NODE_LEASE, SESSION_TTL};
 use weft_types::map::NodeState;
 use weft_types::{AckMode, ChunkSize, ErrorKind, InodeNumber, RequestNumber, SessionId, VolumeId};
 
@@ -226,4 +227,46 @@ fn a_question_for_a_size_ends_when_the_holder_gives_it_up() {
         assert_eq!(cluster.ask(question), ControlReply::Done);
     }
     assert!(shortest < ASK_SIZE_TIMEOUT / 2, "whoever asked waited for {shortest:?}");
+}
+
+/// Whether who asks how long a file is hears in time that nobody knows, when its holder has been silent for a session's time.
+fn a_silent_holder_is_struck(mutant: Option<Mutant>) -> bool {
+    plant(mutant);
+    let cluster = Cluster::of_one();
+    volume(&cluster, 1);
+    let (holder, volume) = session(&cluster);
+    let create = Mutation::Create {
+        parent: InodeNumber(1),
+        name: b"f".to_vec(),
+        new: NewInode::Regular,
+        mode: 0o644,
+        credentials: Credentials::default(),
+        open: true,
+    };
+    let (request, low_water) = (RequestNumber(1), RequestNumber(1));
+    let created = cluster.ask(ControlRequest::Mutate { session: holder, request, low_water, volume, mutation: create });
+    let ControlReply::Namespace(reply) = created else { panic!("{created:?}") };
+    let Ok(NamespaceReply::Opened { record, size_cap: true, .. }) = *reply else { panic!("{reply:?}") };
+    let inode = record.attributes.inode;
+    std::thread::sleep(SESSION_TTL + LEASE_MARGIN + Duration::from_millis(500));
+    let (asker, _) = session(&cluster);
+    let asked = Instant::now();
+    let mut struck = false;
+    // What design 4.4 allows a fence: a node's lease, and as much again for a slow machine.
+    while !struck && asked.elapsed() < 2 * NODE_LEASE {
+        cluster.ask(ControlRequest::AskSize { session: asker, volume, inode, holder });
+        struck = !cluster.status().map.is_live(holder);
+    }
+    plant(None);
+    struck
+}
+
+/// Attack stat-dead-holder, without the hosts: `the_size_that_a_killed_host_knew_is_found_again` has them.
+#[test]
+fn a_size_that_only_a_dead_session_knows_is_asked_for_in_vain_no_longer_than_a_fence_takes() {
+    std::thread::scope(|scope| {
+        let planted = scope.spawn(|| a_silent_holder_is_struck(Some(Mutant::WantNothing)));
+        assert!(a_silent_holder_is_struck(None), "a silent holder is waited for");
+        assert!(!planted.join().unwrap(), "the planted bug goes unnoticed");
+    });
 }

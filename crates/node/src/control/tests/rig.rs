@@ -94,7 +94,11 @@ impl RunningNode {
         let stand_in = StandIn::default();
         let (ending, ended) = oneshot::channel();
         let (place_of_thread, stand_in_of_thread) = (place.clone(), stand_in.clone());
-        let thread = std::thread::spawn(move || node_thread(&place_of_thread, stand_in_of_thread, ended));
+        let planted = crate::mutants::active();
+        let thread = std::thread::spawn(move || {
+            crate::mutants::plant(planted);
+            node_thread(&place_of_thread, stand_in_of_thread, ended)
+        });
         Self { place: place.clone(), stand_in, ending: Some(ending), thread }
     }
 

@@ -118,6 +118,19 @@ impl Client {
         request: impl Fn(MapVersion) -> DataRequest,
         payload: Bytes,
     ) -> Answer {
+        match self.persist_or_say(pg, request, payload).await {
+            Ok(answer) => answer,
+            Err(what) => panic!("{what}"),
+        }
+    }
+
+    /// As `persist`; no answer in time is an error.
+    async fn persist_or_say(
+        &self,
+        pg: PgId,
+        request: impl Fn(MapVersion) -> DataRequest,
+        payload: Bytes,
+    ) -> Result<Answer, String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let primary = self.cluster.map().pgs.iter().find(|r| r.pg == pg).and_then(|r| r.primary_member().copied());
@@ -127,9 +140,11 @@ impl Client {
             };
             match answer {
                 Some(Err(DataError::NotPrimary { .. } | DataError::NotServing { .. })) | None => {}
-                Some(answer) => return answer,
+                Some(answer) => return Ok(answer),
             }
-            assert!(Instant::now() < deadline, "no answer for {pg}: {:?} {:?}", answer, self.cluster.events());
+            if Instant::now() >= deadline {
+                return Err(format!("no answer for {pg}: {answer:?} {:?}", self.cluster.events()));
+            }
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -170,11 +185,13 @@ impl Client {
     }
 
     /// A write while others of the session are under way: the low-water mark stays.
-    pub(super) async fn write_among_others(&self, chunk: ChunkId, offset: u32, bytes: &[u8]) {
+    pub(super) async fn write_among_others(&self, chunk: ChunkId, offset: u32, bytes: &[u8]) -> Result<(), String> {
         let origin = Origin { low_water: OperationId(0), ..self.next_origin() };
         let request = |version| self.write_request(chunk, offset, bytes, origin, version);
-        let answer = self.persist(self.pg(chunk), request, Bytes::copy_from_slice(bytes)).await;
-        assert_eq!(answer.unwrap().0, DataReply::Written);
+        match self.persist_or_say(self.pg(chunk), request, Bytes::copy_from_slice(bytes)).await? {
+            Ok((DataReply::Written, _)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
     }
 
     pub(super) fn copy_of(

@@ -1,7 +1,8 @@
 //! Copies from chunk to chunk, which the target's primary reads for itself (decision 0015).
 
 use super::client::{Answer, pattern};
-use super::{Client, Cluster, scenario};
+use super::{Client, Cluster, scenario, scenario_with};
+use crate::mutants::Mutant;
 use bytes::Bytes;
 use std::rc::Rc;
 use std::time::Duration;
@@ -192,20 +193,31 @@ impl Held {
     }
 }
 
+/// The second attempt of a copy that is under way: what it is answered, if at all.
+async fn a_second_attempt() -> Option<DataError> {
+    let held = Held::start().await;
+    let other = Client::open(&held.cluster).await;
+    let copy = DataRequest::Copy(held.copy.clone());
+    let again = held.client.call(held.target_primary, &copy, Bytes::new());
+    let again = tokio::time::timeout(Duration::from_millis(500), again).await.ok().flatten();
+    let to = held.to;
+    assert_eq!(held.released(&other).await, Ok(DataReply::Written));
+    // What was cut off is not copied.
+    let mut expected = pattern(1, 2);
+    expected[4096..].fill(0);
+    assert_eq!(other.read(to, 0, 8192).await, expected);
+    again.and_then(Result::err)
+}
+
 #[test]
 fn a_copy_waits_for_the_cut_that_it_knows_of_and_a_second_attempt_for_the_first() {
-    scenario(|| async {
-        let held = Held::start().await;
-        let other = Client::open(&held.cluster).await;
-        let again = held.client.call(held.target_primary, &DataRequest::Copy(held.copy.clone()), Bytes::new()).await;
-        let busy = DataError::NotServing { reason: NotServing::Overloaded };
-        assert_eq!(again.unwrap().unwrap_err(), busy, "two attempts of one operation at a time");
-        let to = held.to;
-        assert_eq!(held.released(&other).await, Ok(DataReply::Written));
-        // What was cut off is not copied.
-        let mut expected = pattern(1, 2);
-        expected[4096..].fill(0);
-        assert_eq!(other.read(to, 0, 8192).await, expected);
+    let busy = DataError::NotServing { reason: NotServing::Overloaded };
+    let expected = busy.clone();
+    scenario(|| async move {
+        assert_eq!(a_second_attempt().await, Some(expected), "two attempts of one operation at a time");
+    });
+    scenario_with(Mutant::CopyTwiceAtOnce, || async move {
+        assert_ne!(a_second_attempt().await, Some(busy), "the planted bug goes unnoticed");
     });
 }
 
@@ -229,22 +241,30 @@ fn a_copy_of_a_session_that_is_fenced_in_the_middle_never_lands() {
     });
 }
 
+/// A copy that began before its target was led elsewhere and back: its answer, and whether what came meanwhile is there.
+async fn a_copy_over_two_moves() -> (Result<DataReply, DataError>, bool) {
+    let held = Held::start().await;
+    let other = Client::open(&held.cluster).await;
+    let (pg, first) = (held.client.pg(held.to), held.target_primary);
+    let second = held.cluster.running().into_iter().find(|node| *node != first).unwrap();
+    // There and back: the node that read for the copy leads again, and has been told all of it.
+    move_primary(&held.cluster, pg, second).await;
+    other.write(held.to, 0, &pattern(3, 2)).await;
+    move_primary(&held.cluster, pg, first).await;
+    other.write(held.to, 8192, &pattern(4, 1)).await;
+    let to = held.to;
+    let answer = held.released(&other).await;
+    (answer, other.read(to, 0, 8192).await == pattern(3, 2))
+}
+
 #[test]
 fn a_copy_does_not_go_on_in_a_later_epoch() {
     scenario(|| async {
-        let held = Held::start().await;
-        let other = Client::open(&held.cluster).await;
-        let (pg, first) = (held.client.pg(held.to), held.target_primary);
-        let second = held.cluster.running().into_iter().find(|node| *node != first).unwrap();
-        // There and back: the node that read for the copy leads again, and has been told all of it.
-        move_primary(&held.cluster, pg, second).await;
-        other.write(held.to, 0, &pattern(3, 2)).await;
-        move_primary(&held.cluster, pg, first).await;
-        other.write(held.to, 8192, &pattern(4, 1)).await;
-        let to = held.to;
         let moving = DataError::NotServing { reason: NotServing::Moving };
-        assert_eq!(held.released(&other).await, Err(moving), "an attempt of an earlier epoch went on");
-        assert_eq!(other.read(to, 0, 8192).await, pattern(3, 2));
+        assert_eq!(a_copy_over_two_moves().await, (Err(moving), true), "an attempt of an earlier epoch went on");
+    });
+    scenario_with(Mutant::CopyInAnyEpoch, || async {
+        assert_eq!(a_copy_over_two_moves().await, (Ok(DataReply::Written), false), "the planted bug has no effect");
     });
 }
 

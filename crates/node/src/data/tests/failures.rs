@@ -51,7 +51,7 @@ fn writes_under_way_while_nodes_are_killed_and_return_are_neither_lost_nor_doubl
                     // Odd lengths and offsets: merged with what is there, under the block's lock.
                     for round in 0..60u64 {
                         let bytes = pattern(u64::from(writer) * 1000 + round, 2);
-                        client.write_among_others(chunk, 1000, &bytes[..5000]).await;
+                        client.write_among_others(chunk, 1000, &bytes[..5000]).await.unwrap();
                         sleep(Duration::from_millis(20)).await;
                     }
                 })

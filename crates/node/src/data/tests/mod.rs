@@ -5,11 +5,20 @@ mod client;
 mod cluster;
 mod copies;
 mod failures;
+mod queue;
 mod service;
 
+use crate::mutants::{Mutant, plant};
 use client::Client;
 use cluster::Cluster;
 use std::future::Future;
+
+/// Runs a scenario with a bug planted in its nodes.
+fn scenario_with<F: Future<Output = ()>>(mutant: Mutant, body: impl FnOnce() -> F) {
+    plant(Some(mutant));
+    scenario(body);
+    plant(None);
+}
 
 /// Runs a scenario on a single-thread runtime, as the processes do.
 fn scenario<F: Future<Output = ()>>(body: impl FnOnce() -> F) {

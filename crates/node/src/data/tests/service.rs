@@ -1,18 +1,21 @@
 //! What a healthy cluster does, and what it refuses.
 
 use super::client::{Answer, pattern};
-use super::{Client, Cluster, scenario};
+use super::{Client, Cluster, scenario, scenario_with};
 use crate::bridge::{ReclaimTo, ToData};
 use crate::memory::MemoryPlan;
+use crate::mutants::Mutant;
 use bytes::Bytes;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use weft_meta::{Command, CommandReply};
-use weft_proto::data::{DataReply, DataRequest, TruncateRequest};
+use weft_proto::data::{DataReply, DataRequest, FillRequest, TruncateRequest};
 use weft_types::error::NotServing;
-use weft_types::limits::BACKUP_PROGRESS_TIMEOUT;
-use weft_types::{BLOCK_SIZE, DataError, MapVersion, NodeId, ObjectId, Origin, TruncateGeneration};
+use weft_types::limits::{BACKUP_PROGRESS_TIMEOUT, MAX_FILL_BYTES};
+use weft_types::{
+    AckMode, BLOCK_SIZE, BlockIndex, DataError, MapVersion, NodeId, ObjectId, Origin, TruncateGeneration,
+};
 
 #[test]
 fn what_was_written_is_read_back_flushed_and_the_same_on_every_replica() {
@@ -147,27 +150,41 @@ fn writes_beyond_the_nodes_memory_are_sent_back_and_come_through_later() {
     });
 }
 
-/// The journals of all members fill up with what each other's have no room for, unless primaries hold back.
+/// The journals of all members fill up with what each other's have no room for, unless primaries hold back. What went wrong.
+async fn a_flood_of_writes() -> Result<(), String> {
+    let cluster = Cluster::start(6).await;
+    let client = Rc::new(Client::open(&cluster).await);
+    // Three times a journal, all at once.
+    let writes = (0..192u32).map(|number| {
+        let client = Rc::clone(&client);
+        tokio::task::spawn_local(async move {
+            let chunk = client.chunk(1 + u64::from(number / 16), number % 16);
+            client.write_among_others(chunk, 0, &pattern(u64::from(number), 16)).await
+        })
+    });
+    let mut unanswered = 0;
+    for write in writes.collect::<Vec<_>>() {
+        unanswered += usize::from(write.await.unwrap().is_err());
+    }
+    let told = cluster.events();
+    if unanswered > 0 || told.iter().any(|event| event.contains("given up")) {
+        return Err(format!("{unanswered} writes without an answer: {told:?}"));
+    }
+    cluster.until_all_level().await;
+    cluster.assert_replicas_agree(3).await;
+    Ok(())
+}
+
 #[test]
 fn a_flood_of_writes_leaves_every_journal_room_for_what_others_have_sequenced() {
-    scenario(|| async {
-        let cluster = Cluster::start(6).await;
-        let client = Rc::new(Client::open(&cluster).await);
-        // Three times a journal, all at once.
-        let writes = (0..192u32).map(|number| {
-            let client = Rc::clone(&client);
-            tokio::task::spawn_local(async move {
-                let chunk = client.chunk(1 + u64::from(number / 16), number % 16);
-                client.write_among_others(chunk, 0, &pattern(u64::from(number), 16)).await;
-            })
-        });
-        for write in writes.collect::<Vec<_>>() {
-            write.await.unwrap();
-        }
-        let told = cluster.events();
-        assert!(!told.iter().any(|event| event.contains("given up")), "{told:?}");
-        cluster.until_all_level().await;
-        cluster.assert_replicas_agree(3).await;
+    scenario(|| async { a_flood_of_writes().await.unwrap() });
+}
+
+#[test]
+fn a_flood_of_writes_that_nothing_bounds_is_noticed() {
+    scenario_with(Mutant::NoJournalBound, || async {
+        let went_wrong = a_flood_of_writes().await;
+        assert!(went_wrong.is_err(), "the planted bug goes unnoticed");
     });
 }
 
@@ -307,7 +324,49 @@ fn the_end_and_the_blocks_of_an_object_are_told() {
         assert_eq!(reply, DataReply::ObjectExtent { end_bytes, allocated_bytes: 3 * BLOCK_SIZE as u64 });
         let presence = |map_version| DataRequest::Presence { pg, map_version, chunk };
         let (reply, _) = client.persist(pg, presence, Bytes::new()).await.unwrap();
-        assert_eq!(reply, DataReply::Presence(vec![(weft_types::BlockIndex(2), 2)]));
+        assert_eq!(reply, DataReply::Presence(vec![(BlockIndex(2), 2)]));
+    });
+}
+
+#[test]
+fn what_is_filled_is_there_on_every_replica_and_a_fill_is_carried_out_once() {
+    scenario(|| async {
+        let cluster = Cluster::start(1).await;
+        let client = Client::open(&cluster).await;
+        let chunk = client.chunk(9, 0);
+        let pg = client.pg(chunk);
+        client.write(chunk, 8192, &pattern(1, 2)).await;
+        let fill = |length_bytes: u32, origin: Origin| {
+            move |map_version| {
+                DataRequest::Fill(FillRequest {
+                    pg,
+                    map_version,
+                    origin,
+                    chunk,
+                    offset_bytes: 4196,
+                    length_bytes,
+                    generation: TruncateGeneration(0),
+                    ack: AckMode::Disk,
+                })
+            }
+        };
+        let presence = |map_version| DataRequest::Presence { pg, map_version, chunk };
+        let present = || async { client.persist(pg, presence, Bytes::new()).await.unwrap().0 };
+        let too_long = client.persist(pg, fill(MAX_FILL_BYTES + 1, client.next_origin()), Bytes::new()).await;
+        assert_eq!(too_long.unwrap_err(), DataError::Malformed);
+        // Blocks 1 to 5, of which 2 and 3 are there; a chunk ends at block 16.
+        let fill = fill(4 * BLOCK_SIZE as u32, client.next_origin());
+        assert_eq!(client.persist(pg, fill, Bytes::new()).await.unwrap().0, DataReply::Done);
+        assert_eq!(present().await, DataReply::Presence(vec![(BlockIndex(1), 5)]));
+        let bytes = client.read(chunk, 4096, 5 * BLOCK_SIZE).await;
+        assert_eq!(bytes[BLOCK_SIZE..3 * BLOCK_SIZE], pattern(1, 2));
+        assert!(bytes[..BLOCK_SIZE].iter().chain(&bytes[3 * BLOCK_SIZE..]).all(|byte| *byte == 0));
+        cluster.assert_replicas_agree(3).await;
+        assert_eq!(cluster.digests().await[&pg][0].blocks, 5);
+        // Sent once more, to whoever leads now.
+        cluster.kill(cluster.leader_of(pg)).await;
+        assert_eq!(client.persist(pg, fill, Bytes::new()).await.unwrap().0, DataReply::Done);
+        assert_eq!(present().await, DataReply::Presence(vec![(BlockIndex(1), 5)]));
     });
 }
 
@@ -323,9 +382,13 @@ fn a_journal_that_fills_up_is_emptied_while_writes_go_on() {
         for index in 0..20u64 {
             assert_eq!(client.read(client.chunk(1, index as u32), 0, 15 * BLOCK_SIZE).await, pattern(180 + index, 15));
         }
+        // At once: later every node makes one, because it is time for it. Every write was on two members at least; a third one
+        // whose disk stands still for a second is left out, and may have none yet.
+        let mut emptied = 0;
         for node in cluster.running() {
-            assert!(cluster.counter(node, "checkpoints").await > 0);
+            emptied += usize::from(cluster.counter(node, "checkpoints").await > 0);
         }
+        assert!(emptied >= 2, "{emptied} of 3 nodes made a checkpoint");
         cluster.assert_replicas_agree(3).await;
     });
 }
@@ -368,23 +431,32 @@ fn chunk_files(disk: &std::path::Path) -> usize {
     count(&disk.join("chunks"))
 }
 
+/// How many of a thief's requests, a read and a write, are refused as not its own.
+async fn refusals_of_a_thief() -> u64 {
+    let cluster = Cluster::start(1).await;
+    let client = Client::open(&cluster).await;
+    let chunk = client.chunk(1, 0);
+    client.write(chunk, 0, &pattern(1, 1)).await;
+    let thief = Client::of_member(&cluster, client.session, "thief");
+    let primary = cluster.leader_of(client.pg(chunk));
+    let other = pattern(2, 1);
+    let read = thief.read_request(chunk, 0, BLOCK_SIZE, client.version());
+    let write = thief.write_request(chunk, 0, &other, client.next_origin(), client.version());
+    let mut refused = 0;
+    for (request, payload) in [(read, Bytes::new()), (write, Bytes::from(other))] {
+        let answer = thief.call(primary, &request, payload).await.expect("an answer");
+        refused += u64::from(answer.is_err_and(|error| error == DataError::Malformed));
+    }
+    assert_eq!(cluster.counter(primary, "requests_of_other_sessions").await, refused);
+    let untouched = client.read(chunk, 0, BLOCK_SIZE).await == pattern(1, 1);
+    assert_eq!(untouched, refused == 2, "what the thief wrote");
+    refused
+}
+
 #[test]
 fn nobody_speaks_for_the_session_of_another_client() {
-    scenario(|| async {
-        let cluster = Cluster::start(1).await;
-        let client = Client::open(&cluster).await;
-        let chunk = client.chunk(1, 0);
-        client.write(chunk, 0, &pattern(1, 1)).await;
-        let thief = Client::of_member(&cluster, client.session, "thief");
-        let primary = cluster.leader_of(client.pg(chunk));
-        let other = pattern(2, 1);
-        let read = thief.read_request(chunk, 0, BLOCK_SIZE, client.version());
-        let write = thief.write_request(chunk, 0, &other, client.next_origin(), client.version());
-        for (request, payload) in [(read, Bytes::new()), (write, Bytes::from(other))] {
-            let answer = thief.call(primary, &request, payload).await.expect("an answer");
-            assert_eq!(answer.unwrap_err(), DataError::Malformed);
-        }
-        assert_eq!(&client.read(chunk, 0, BLOCK_SIZE).await[..], &pattern(1, 1)[..]);
-        assert_eq!(cluster.counter(primary, "requests_of_other_sessions").await, 2);
+    scenario(|| async { assert_eq!(refusals_of_a_thief().await, 2) });
+    scenario_with(Mutant::AnyOwner, || async {
+        assert_eq!(refusals_of_a_thief().await, 0, "the planted bug has no effect");
     });
 }

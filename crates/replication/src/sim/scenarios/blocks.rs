@@ -4,22 +4,51 @@ use super::*;
 
 #[test]
 fn repair_from_stale() {
-    let mut world = serving(3, 3, None);
-    put(&mut world, 1, (0, 0), 5).unwrap();
-    put(&mut world, 2, (0, 0), 6).unwrap();
-    world.nodes.get_mut(&A).unwrap().store.bad.insert((chunk(0), 0));
-    assert_eq!(value_at(&mut world, (0, 0)), Ok(6));
-    let repaired = |r: &(weft_types::DiskId, Report)| matches!(r.1, Report::Repaired { .. });
-    assert!(world.reports.iter().any(repaired));
-    // A syncing member is never asked, even when it is the only other one.
-    let mut world = World::new(7, 3, 1, None);
-    world.meta.record.min_in_sync = 1;
-    world.lose = Some(Box::new(|e| matches!(e.message, Message::Dedupe { .. })));
-    put(&mut world, 1, (0, 0), 5).unwrap();
-    world.run_ms(2000);
-    assert!(!in_sync(&world, B) && !in_sync(&world, C));
-    world.nodes.get_mut(&A).unwrap().store.bad.insert((chunk(0), 0));
-    assert_eq!(ask(&mut world, read_of(T, (0, 0)), 1000), Some(Err(DataError::Corrupt)));
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            stale_c(&mut world, 1)?;
+            // C syncs, and its old block verifies. A's is bad, trailer and all; B, which has a good one, says nothing.
+            world.lose = Some(Box::new(|e| match &e.message {
+                Message::ChunkHashed { .. } => true,
+                Message::FetchedBlocks { .. } => e.from == disk(B),
+                _ => false,
+            }));
+            world.start(C, true);
+            holds("C syncs", world.run_until(3000, |w| state(w, C) == MemberState::Syncing))?;
+            world.run_ms(200);
+            let store = &mut world.nodes.get_mut(&A).unwrap().store;
+            store.bad.insert((chunk(0), 0));
+            store.trailers_are_lost = true;
+            let got = ask(&mut world, read_of(T, (0, 0)), 5000);
+            expect("nobody who may be asked has it", got, Some(Err(DataError::Corrupt)))?;
+            world.lose = None;
+            expect("B has it", value_at(&mut world, (0, 0))?, 2)?;
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::RepairFromAnybody],
+    );
+}
+
+/// A disk that loses a write in silence has an old block, and an old trailer that says it is good.
+#[test]
+fn a_block_is_repaired_with_nothing_but_what_its_own_trailer_names() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            let old = world.nodes[&B].store.block(chunk(0), 0);
+            put(&mut world, 2, (0, 0), 6)?;
+            world.run_ms(10);
+            world.nodes.get_mut(&B).unwrap().store.set_back(chunk(0), 0, old);
+            world.nodes.get_mut(&A).unwrap().store.bad.insert((chunk(0), 0));
+            expect("what C has", value_at(&mut world, (0, 0))?, 6)?;
+            let from_c =
+                |r: &(weft_types::DiskId, Report)| matches!(r.1, Report::Repaired { from, .. } if from == disk(C));
+            holds("it is repaired", world.reports.iter().any(from_c))
+        },
+        &[Mutant::RepairUnchecked],
+    );
 }
 
 #[test]
@@ -49,90 +78,107 @@ fn two_writes_into_one_block_both_stay() {
 
 #[test]
 fn damaged_bytes_are_refused_at_both_ends() {
-    let mut world = serving(3, 3, None);
-    let mut damaged = write_of(S, 1, 0, (0, 0), 5);
-    if let ClientRequest::Write { request, .. } = &mut damaged {
-        request.hashes = vec![weft_types::BlockHash(1)];
-    }
-    assert_eq!(ask(&mut world, damaged, 500), Some(Err(DataError::Malformed)));
-    // On the way to a backup: refused there, sent again from the primary's journal.
-    world.keep =
-        Some(Box::new(|e| between(A, B, e) && matches!(&e.message, Message::Append(a) if !a.entries.is_empty())));
-    let token = world.request(write_of(S, 2, 0, (0, 0), 6));
-    world.run_ms(5);
-    world.keep = None;
-    for mut envelope in std::mem::take(&mut world.kept) {
-        if let Message::Append(append) = &mut envelope.message {
-            for entry in &mut append.entries {
-                let entry = std::sync::Arc::make_mut(entry);
-                if let Effect::Write { .. } = entry.header.effect {
-                    entry.data = filled(99, BLOCK_SIZE);
-                }
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            let mut damaged = write_of(S, 1, 0, (0, 0), 5);
+            if let ClientRequest::Write { request, .. } = &mut damaged {
+                request.hashes = vec![weft_types::BlockHash(1)];
             }
-        }
-        world.feed(B, Event::Peer(envelope));
-    }
-    assert_eq!(answer(&mut world, token, 500), Some(Ok(Reply::Written)));
-    assert!(world.reports.iter().any(|(at, r)| *at == disk(B) && matches!(r, Report::DamagedOnTheWay { .. })));
-    assert_eq!(value_at(&mut world, (0, 0)), Ok(6));
-    heal_and_converge(&mut world).unwrap();
+            assert_eq!(ask(&mut world, damaged, 500), Some(Err(DataError::Malformed)));
+            // On the way to a backup: refused there, sent again from the primary's journal.
+            world.keep = Some(Box::new(|e| {
+                between(A, B, e) && matches!(&e.message, Message::Append(a) if !a.entries.is_empty())
+            }));
+            let token = world.request(write_of(S, 2, 0, (0, 0), 6));
+            world.run_ms(5);
+            world.keep = None;
+            for mut envelope in std::mem::take(&mut world.kept) {
+                if let Message::Append(append) = &mut envelope.message {
+                    for entry in &mut append.entries {
+                        let entry = std::sync::Arc::make_mut(entry);
+                        if let Effect::Write { .. } = entry.header.effect {
+                            entry.data = filled(99, BLOCK_SIZE);
+                        }
+                    }
+                }
+                world.feed(B, Event::Peer(envelope));
+            }
+            assert_eq!(answer(&mut world, token, 500), Some(Ok(Reply::Written)));
+            assert!(world.reports.iter().any(|(at, r)| *at == disk(B) && matches!(r, Report::DamagedOnTheWay { .. })));
+            assert_eq!(value_at(&mut world, (0, 0)), Ok(6));
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::UnverifiedAppend],
+    );
 }
 
 #[test]
 fn grow_shrink_grow() {
-    let mut world = serving(3, 3, None);
-    put(&mut world, 1, (0, 0), 7).unwrap();
-    put(&mut world, 2, (0, 4096), 7).unwrap();
-    put(&mut world, 3, (1, 0), 7).unwrap();
-    let cut = |size_bytes, generation| {
-        ClientRequest::Truncate(TruncateRequest {
-            pg: PG,
-            map_version: weft_types::MapVersion(0),
-            origin: None,
-            object: ObjectId(1),
-            size_bytes,
-            generation: TruncateGeneration(generation),
-        })
-    };
-    insist(&mut world, &cut(1024, 1)).unwrap();
-    let late = ask(&mut world, write_of(S, 4, 0, (0, 4096), 8), 500);
-    let current = TruncateGeneration(1);
-    assert_eq!(late, Some(Err(DataError::StaleGeneration { current })), "made before the cut");
-    // The same cut again, and an older one, change nothing.
-    insist(&mut world, &cut(1024, 1)).unwrap();
-    for at in [(0, 4096), (1, 0)] {
-        assert_eq!(value_at(&mut world, at), Ok(0));
-    }
-    match insist(&mut world, &read_of(T, (0, 0))).unwrap() {
-        Reply::Read(bytes) => {
-            assert!(bytes[..1024].chunks(8).all(|c| c == 7u64.to_le_bytes()));
-            assert!(bytes[1024..].iter().all(|b| *b == 0), "the rest of the block is zeroed");
-        }
-        other => panic!("{other:?}"),
-    }
-    heal_and_converge(&mut world).unwrap();
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 7)?;
+            put(&mut world, 2, (0, 4096), 7)?;
+            put(&mut world, 3, (1, 0), 7)?;
+            let cut = |size_bytes, generation| {
+                ClientRequest::Truncate(TruncateRequest {
+                    pg: PG,
+                    map_version: weft_types::MapVersion(0),
+                    origin: None,
+                    object: ObjectId(1),
+                    size_bytes,
+                    generation: TruncateGeneration(generation),
+                })
+            };
+            insist(&mut world, &cut(1024, 1))?;
+            let late = ask(&mut world, write_of(S, 4, 0, (0, 4096), 8), 500);
+            let current = TruncateGeneration(1);
+            assert_eq!(late, Some(Err(DataError::StaleGeneration { current })), "made before the cut");
+            // The same cut again, and an older one, change nothing.
+            insist(&mut world, &cut(1024, 1))?;
+            for at in [(0, 4096), (1, 0)] {
+                assert_eq!(value_at(&mut world, at), Ok(0));
+            }
+            match insist(&mut world, &read_of(T, (0, 0))).unwrap() {
+                Reply::Read(bytes) => {
+                    assert!(bytes[..1024].chunks(8).all(|c| c == 7u64.to_le_bytes()));
+                    assert!(bytes[1024..].iter().all(|b| *b == 0), "the rest of the block is zeroed");
+                }
+                other => panic!("{other:?}"),
+            }
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::WriteAnyGeneration, Mutant::CutKeepsEdge],
+    );
 }
 
 #[test]
 fn a_write_of_a_truncation_that_has_not_arrived_waits_for_it() {
-    let mut world = serving(3, 3, None);
-    put(&mut world, 1, (0, 0), 7).unwrap();
-    let mut ahead = write_of(S, 2, 0, (0, 4096), 9);
-    if let ClientRequest::Write { request, .. } = &mut ahead {
-        request.generation = TruncateGeneration(1);
-    }
-    let token = world.request(ahead);
-    assert_eq!(answer(&mut world, token, 200), None);
-    let cut = ClientRequest::Truncate(TruncateRequest {
-        pg: PG,
-        map_version: weft_types::MapVersion(0),
-        origin: None,
-        object: ObjectId(1),
-        size_bytes: 0,
-        generation: TruncateGeneration(1),
-    });
-    insist(&mut world, &cut).unwrap();
-    assert_eq!(answer(&mut world, token, 200), Some(Ok(Reply::Written)));
-    assert_eq!(value_at(&mut world, (0, 0)), Ok(0));
-    assert_eq!(value_at(&mut world, (0, 4096)), Ok(9));
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 7)?;
+            let mut ahead = write_of(S, 2, 0, (0, 4096), 9);
+            if let ClientRequest::Write { request, .. } = &mut ahead {
+                request.generation = TruncateGeneration(1);
+            }
+            let token = world.request(ahead);
+            assert_eq!(answer(&mut world, token, 200), None);
+            let cut = ClientRequest::Truncate(TruncateRequest {
+                pg: PG,
+                map_version: weft_types::MapVersion(0),
+                origin: None,
+                object: ObjectId(1),
+                size_bytes: 0,
+                generation: TruncateGeneration(1),
+            });
+            insist(&mut world, &cut)?;
+            assert_eq!(answer(&mut world, token, 200), Some(Ok(Reply::Written)));
+            assert_eq!(value_at(&mut world, (0, 0)), Ok(0));
+            assert_eq!(value_at(&mut world, (0, 4096)), Ok(9));
+            Ok(())
+        },
+        &[Mutant::WriteAnyGeneration],
+    );
 }

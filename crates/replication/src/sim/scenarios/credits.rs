@@ -4,27 +4,32 @@ use super::*;
 
 #[test]
 fn enospc_split() {
-    let mut world = serving(3, 3, None);
-    put(&mut world, 1, (0, 0), 5).unwrap();
-    for node in [B, C] {
-        world.nodes.get_mut(&node).unwrap().store.credits = 3 * BLOCK_SIZE as u64;
-    }
-    // The next report tells the primary.
-    put(&mut world, 2, (0, 0), 6).unwrap();
-    let big = write_bytes(S, 3, 0, (1, 0), 4 * BLOCK_SIZE, 7);
-    assert_eq!(ask(&mut world, big, 500), Some(Err(DataError::NoSpace)));
-    let discard = ClientRequest::Discard(DiscardRequest {
-        pg: PG,
-        map_version: world.meta.version,
-        origin: Origin { session: SessionId(S), operation: OperationId(4), low_water: OperationId(0) },
-        chunk: chunk(0),
-        offset_bytes: 0,
-        length_bytes: BLOCK_SIZE as u32,
-        generation: TruncateGeneration(0),
-        ack: AckMode::Memory,
-    });
-    assert_eq!(ask(&mut world, discard, 500), Some(Ok(Reply::Done)), "freeing space is never refused");
-    put(&mut world, 5, (0, 0), 8).unwrap();
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            for node in [B, C] {
+                world.nodes.get_mut(&node).unwrap().store.credits = 3 * BLOCK_SIZE as u64;
+            }
+            // The next report tells the primary.
+            put(&mut world, 2, (0, 0), 6)?;
+            let big = write_bytes(S, 3, 0, (1, 0), 4 * BLOCK_SIZE, 7);
+            assert_eq!(ask(&mut world, big, 500), Some(Err(DataError::NoSpace)));
+            let discard = ClientRequest::Discard(DiscardRequest {
+                pg: PG,
+                map_version: world.meta.version,
+                origin: Origin { session: SessionId(S), operation: OperationId(4), low_water: OperationId(0) },
+                chunk: chunk(0),
+                offset_bytes: 0,
+                length_bytes: BLOCK_SIZE as u32,
+                generation: TruncateGeneration(0),
+                ack: AckMode::Memory,
+            });
+            assert_eq!(ask(&mut world, discard, 500), Some(Ok(Reply::Done)), "freeing space is never refused");
+            put(&mut world, 5, (0, 0), 8)
+        },
+        &[Mutant::AdmitWithoutCredits],
+    );
 }
 
 /// Room that is back is found out by asking: a group in which nothing goes through hears of it in no other way.
@@ -37,11 +42,86 @@ fn room_that_is_back_is_noticed_without_a_write() {
     }
     // The next report tells the primary.
     put(&mut world, 2, (0, 0), 6).unwrap();
-    assert_eq!(ask(&mut world, write_of(S, 3, 0, (0, 0), 7), 500), Some(Err(DataError::NoSpace)));
+    assert_eq!(ask(&mut world, write_of(S, 3, 0, (5, 0), 7), 500), Some(Err(DataError::NoSpace)));
     for node in [B, C] {
         world.nodes.get_mut(&node).unwrap().store.credits = u64::MAX;
     }
     world.run_ms(1000);
-    put(&mut world, 4, (0, 0), 8).unwrap();
-    assert_eq!(value_at(&mut world, (0, 0)), Ok(8));
+    put(&mut world, 4, (5, 0), 8).unwrap();
+    assert_eq!(value_at(&mut world, (5, 0)), Ok(8));
+}
+
+/// Who is told that there is no room goes on (4.5). A copy of what it asked for comes when there is room again.
+#[test]
+fn a_late_copy_of_a_refused_write_is_refused_too() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            let credits = |world: &mut World, bytes| {
+                for node in [B, C] {
+                    world.nodes.get_mut(&node).unwrap().store.credits = bytes;
+                }
+            };
+            credits(&mut world, 0);
+            // The next report tells the primary.
+            put(&mut world, 2, (0, 0), 6)?;
+            let refused = write_of(S, 3, 0, (5, 0), 7);
+            assert_eq!(ask(&mut world, refused.clone(), 500), Some(Err(DataError::NoSpace)));
+            credits(&mut world, u64::MAX);
+            world.run_ms(1000);
+            put(&mut world, 4, (5, 0), 8)?;
+            holds("the copy is refused", ask(&mut world, refused, 500) == Some(Err(DataError::NoSpace)))?;
+            holds("what came after it stays", value_at(&mut world, (5, 0)) == Ok(8))?;
+            put(&mut world, 5, (0, 0), 9)
+        },
+        &[Mutant::ForgetRefusals],
+    );
+}
+
+/// Moves the primary there, as planned.
+fn lead(world: &mut World, to: NodeId) -> Verdict {
+    world.meta.begin_move(disk(to));
+    let serves = |w: &World| {
+        let record = &w.meta.record;
+        record.primary == Some(disk(to)) && record.levelled_epoch == record.epoch
+    };
+    holds(&format!("{to} leads"), world.run_until(10_000, serves))?;
+    world.run_ms(50);
+    Ok(())
+}
+
+/// Another member refused it, and the first leads again when the copy arrives that was held back on its way there (4.5).
+#[test]
+fn a_late_copy_of_a_write_that_another_primary_refused_is_not_carried_out() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            let mut late = write_of(S, 3, 0, (5, 0), 7);
+            let ClientRequest::Write { request, .. } = &mut late else { return Err("a write".to_owned()) };
+            request.map_version = world.meta.version;
+            lead(&mut world, B)?;
+            let credits = |world: &mut World, bytes| {
+                for node in [A, C] {
+                    world.nodes.get_mut(&node).unwrap().store.credits = bytes;
+                }
+            };
+            credits(&mut world, 0);
+            // The next report tells the primary.
+            put(&mut world, 2, (0, 0), 6)?;
+            let retry = ask(&mut world, write_of(S, 3, 0, (5, 0), 7), 500);
+            holds("the retry is refused", retry == Some(Err(DataError::NoSpace)))?;
+            credits(&mut world, u64::MAX);
+            world.run_ms(1000);
+            put(&mut world, 4, (5, 0), 8)?;
+            lead(&mut world, A)?;
+            let token = world.request_to(A, late);
+            let told = answer(&mut world, token, 500);
+            holds(&format!("the copy is refused: {told:?}"), matches!(told, Some(Err(DataError::NotPrimary { .. }))))?;
+            holds("what came after it stays", value_at(&mut world, (5, 0)) == Ok(8))?;
+            put(&mut world, 5, (0, 0), 9)
+        },
+        &[Mutant::TakeFromEarlierEpoch],
+    );
 }

@@ -48,7 +48,7 @@ fn old_copy_after_trim() {
 #[test]
 fn a_retry_in_the_same_batch_is_sequenced_once() {
     let mut world = serving(3, 3, None);
-    let request = write_of(S, 7, 7, (0, 0), 7);
+    let request = world.as_sent_to(A, write_of(S, 7, 7, (0, 0), 7));
     let event = |token| Event::Request { token: RequestToken(token), request: request.clone() };
     let end = |w: &World| crate::StoreView::log_end(&w.nodes[&A].store).sequence.0;
     let before = end(&world);

@@ -38,3 +38,43 @@ fn epoch_reuse() {
         &[Mutant::SkipEpochCheck],
     );
 }
+
+/// design 5.2: contiguous, or not at all.
+#[test]
+fn an_entry_behind_a_gap_is_asked_for_again() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            world.lose = Some(Box::new(|e| {
+                between(A, C, e) && matches!(&e.message, Message::Append(append) if !append.entries.is_empty())
+            }));
+            let first = world.request(write_of(S, 1, 0, (0, 0), 5));
+            world.run_ms(3);
+            world.lose = None;
+            let second = world.request(write_of(S, 2, 0, (1, 0), 6));
+            for token in [first, second] {
+                expect("the answer", answer(&mut world, token, 500), Some(Ok(Reply::Written)))?;
+            }
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::AcceptGap],
+    );
+}
+
+/// design 5.2: promises are durable.
+#[test]
+fn a_promise_that_was_given_outlives_a_loss_of_power() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            world.keep = Some(Box::new(|e| e.from == disk(C) && matches!(e.message, Message::Promised(_))));
+            world.meta.begin_move(disk(B));
+            world.broadcast_map();
+            holds("C promises", world.run_until(3000, |w| !w.kept.is_empty()))?;
+            world.power_off(C);
+            expect("what C remembers", world.nodes[&C].store.saved().promised, Epoch(2))
+        },
+        &[Mutant::PromiseInMemory],
+    );
+}

@@ -41,37 +41,48 @@ fn flush_joiner() {
 
 #[test]
 fn flush_lossy() {
-    let mut world = serving(3, 3, None);
-    for operation in 1..10 {
-        put(&mut world, operation, (0, 0), operation).unwrap();
-    }
-    // B loses what it had not synced and is not levelled again: its "synced" covers less than was acknowledged.
-    world.power_off(B);
-    world.lose = Some(Box::new(|e| e.to == disk(B) && matches!(e.message, Message::Level { .. } | Message::Append(_))));
-    world.start(B, false);
-    world.run_ms(50);
-    assert_eq!(ask(&mut world, flush_of(S), 500), None);
-    world.lose = None;
-    insist(&mut world, &flush_of(S)).unwrap();
-    assert_eq!(value_at(&mut world, (0, 0)), Ok(9));
-    heal_and_converge(&mut world).unwrap();
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            for operation in 1..10 {
+                put(&mut world, operation, (0, 0), operation)?;
+            }
+            // B loses what it had not synced and is not levelled again: its "synced" covers less than was acknowledged.
+            world.power_off(B);
+            world.lose =
+                Some(Box::new(|e| e.to == disk(B) && matches!(e.message, Message::Level { .. } | Message::Append(_))));
+            world.start(B, false);
+            world.run_ms(50);
+            assert_eq!(ask(&mut world, flush_of(S), 500), None);
+            world.lose = None;
+            insist(&mut world, &flush_of(S))?;
+            assert_eq!(value_at(&mut world, (0, 0)), Ok(9));
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::SyncedIsEnough],
+    );
 }
 
 #[test]
 fn flush_old_watermark() {
-    let mut world = serving(3, 3, None);
-    for operation in 1..20 {
-        put(&mut world, operation, (0, 0), operation).unwrap();
-    }
-    for node in [A, B, C] {
-        world.power_off(node);
-    }
-    for node in [A, B, C] {
-        world.start(node, false);
-    }
-    // Whatever is durable in the new epoch, the answer names the later loss generation: EIO at the client.
-    assert_eq!(insist(&mut world, &flush_of(S)), Ok(Reply::Flushed(LossGeneration(1))));
-    heal_and_converge(&mut world).unwrap();
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            for operation in 1..20 {
+                put(&mut world, operation, (0, 0), operation)?;
+            }
+            for node in [A, B, C] {
+                world.power_off(node);
+            }
+            for node in [A, B, C] {
+                world.start(node, false);
+            }
+            // Whatever is durable in the new epoch, the answer names the later loss generation: EIO at the client.
+            assert_eq!(insist(&mut world, &flush_of(S)), Ok(Reply::Flushed(LossGeneration(1))));
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::FlushOldGeneration],
+    );
 }
 
 /// As long as a member of the set has nothing of a new epoch, nothing is acknowledged in it. What earlier ones acknowledged,

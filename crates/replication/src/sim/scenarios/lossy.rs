@@ -71,12 +71,18 @@ fn a_lossy_primary_that_cannot_take_over_the_longest_log_lets_its_member_lead() 
 /// Simulator, seeds 155, 335 and 377: the last member that had lost nothing had its disk replaced, while its node lived on.
 #[test]
 fn a_level_member_whose_disk_is_gone_is_not_waited_for_although_its_node_lives() {
-    let mut world = serving(2, 2, None);
-    put(&mut world, 1, (0, 0), 5).unwrap();
-    insist(&mut world, &flush_of(S)).unwrap();
-    world.power_off(A);
-    world.lose_disk(B);
-    world.start(A, false);
-    assert_eq!(value_at(&mut world, (0, 0)), Ok(5));
-    assert_eq!(world.meta.record.loss_generation, LossGeneration(1));
+    certify(
+        |mutant| {
+            let mut world = serving(2, 2, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            insist(&mut world, &flush_of(S))?;
+            world.power_off(A);
+            world.lose_disk(B);
+            world.start(A, false);
+            assert_eq!(value_at(&mut world, (0, 0)), Ok(5));
+            assert_eq!(world.meta.record.loss_generation, LossGeneration(1));
+            Ok(())
+        },
+        &[Mutant::GoneDiskLives],
+    );
 }

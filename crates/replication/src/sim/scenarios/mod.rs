@@ -8,6 +8,7 @@ mod blocks;
 mod credits;
 mod dedupe;
 mod epochs;
+mod fills;
 mod flush;
 mod lossy;
 mod peering;
@@ -20,7 +21,7 @@ use super::fuzz::{converged, filled};
 use super::meta::disk;
 use super::world::{PG, World};
 use crate::{ClientRequest, Event, Mutant, Reply, Report, RequestToken};
-use weft_proto::data::{Contents, DiscardRequest, ReadRequest, TruncateRequest, WriteRequest};
+use weft_proto::data::{Contents, DiscardRequest, FillRequest, ReadRequest, TruncateRequest, WriteRequest};
 use weft_proto::replication::{Envelope, Message};
 use weft_types::map::MemberState;
 use weft_types::{

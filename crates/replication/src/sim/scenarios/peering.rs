@@ -17,27 +17,42 @@ fn returning_behind() {
 
 #[test]
 fn syncing_wins() {
-    let mut world = serving(3, 3, None);
-    stale_c(&mut world, 4).unwrap();
-    world.feed(A, Event::ResyncRate { bytes_per_second: 1 });
-    world.lose = Some(Box::new(|e| matches!(e.message, Message::ChunkHashed { .. })));
-    world.start(C, true);
-    assert!(world.run_until(3000, |w| state(w, C) == MemberState::Syncing));
-    world.run_ms(200);
-    // C has the longest log, with holes below it; A dies, B is lossy.
-    put(&mut world, 600, (9, 0), 6).unwrap();
-    world.power_off(B);
-    world.crash(A);
-    world.start(B, false);
-    for _ in 0..400 {
-        world.run_ms(10);
-        let never = world.meta.record.primary != Some(disk(C));
-        assert!(never, "a syncing member leads");
-    }
-    world.lose = None;
-    world.start(A, true);
-    heal_and_converge(&mut world).unwrap();
-    assert_eq!(value_at(&mut world, (3, 0)), Ok(2), "what was flushed is there");
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            stale_c(&mut world, 4)?;
+            world.feed(A, Event::ResyncRate { bytes_per_second: 1 });
+            world.lose = Some(Box::new(|e| matches!(e.message, Message::ChunkHashed { .. })));
+            world.start(C, true);
+            holds("C syncs", world.run_until(3000, |w| state(w, C) == MemberState::Syncing))?;
+            world.run_ms(200);
+            // C has the longest log, with holes below it; A dies, B is lossy.
+            put(&mut world, 600, (9, 0), 6)?;
+            world.run_ms(1);
+            world.power_off(B);
+            world.crash(A);
+            let end = |w: &World, node| crate::StoreView::log_end(&w.nodes[&node].store);
+            holds("C has the longest log", end(&world, C) > end(&world, B))?;
+            world.start(B, false);
+            let leads = |w: &World| {
+                w.meta.record.primary == Some(disk(B)) && w.meta.record.levelled_epoch == w.meta.record.epoch
+            };
+            for _ in 0..1000 {
+                world.run_ms(10);
+                holds("no syncing member leads", world.meta.record.primary != Some(disk(C)))?;
+                if leads(&world) {
+                    break;
+                }
+            }
+            holds("B goes on from its own log", leads(&world))?;
+            expect("and owns up to the loss", world.meta.record.loss_generation, LossGeneration(1))?;
+            world.lose = None;
+            world.start(A, true);
+            heal_and_converge(&mut world)?;
+            expect("what was flushed", value_at(&mut world, (3, 0))?, 2)
+        },
+        &[Mutant::SyncingAsSource],
+    );
 }
 
 #[test]

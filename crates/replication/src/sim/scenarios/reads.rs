@@ -82,3 +82,64 @@ fn fence_after_check() {
         &[Mutant::FenceOnlyAtArrival],
     );
 }
+
+/// design 5.6: the lease is checked again after the bytes are in hand.
+#[test]
+fn a_read_whose_lease_ran_out_while_the_disk_was_busy_is_not_answered() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            world.read_us = 6_000_000;
+            world.isolate(A);
+            let reads: Vec<_> = (0..10).map(|_| world.request_to(A, read_of(T, (0, 0)))).collect();
+            world.run_ms(2500);
+            let early = world.replies.len();
+            world.run_ms(4000);
+            holds("some take longer than the lease", world.replies.len() > early)?;
+            let good = reads.iter().filter(|t| matches!(world.replies.get(t), Some(Ok(_)))).count();
+            expect("answers without a lease", good.saturating_sub(early), 0)
+        },
+        &[Mutant::LeaseCheckedOnce],
+    );
+}
+
+/// design 4.4: the list is looked at when a write is sequenced and when a read is served.
+#[test]
+fn a_session_that_is_not_on_the_list_is_served_nothing() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            world.meta.sessions.remove(&SessionId(S));
+            world.meta.version = world.meta.version.next();
+            world.broadcast_map();
+            world.run_ms(50);
+            for request in [write_of(S, 2, 0, (0, 0), 6), read_of(S, (0, 0)), flush_of(S)] {
+                expect("the answer", ask(&mut world, request, 500), Some(Err(DataError::Fenced)))?;
+            }
+            expect("the value", value_at(&mut world, (0, 0))?, 5)
+        },
+        &[Mutant::ServeStruck],
+    );
+}
+
+/// design 4.2: a node behind the map that a request names waits for it.
+#[test]
+fn a_request_that_names_a_newer_map_waits_for_it() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            let mut ahead = write_of(S, 1, 0, (0, 0), 5);
+            if let ClientRequest::Write { request, .. } = &mut ahead {
+                request.map_version = world.meta.version.next();
+            }
+            let token = world.request(ahead);
+            expect("the write waits", answer(&mut world, token, 500), None)?;
+            world.meta.version = world.meta.version.next();
+            world.broadcast_map();
+            expect("then it is done", answer(&mut world, token, 500), Some(Ok(Reply::Written)))
+        },
+        &[Mutant::IgnoreMapVersion],
+    );
+}

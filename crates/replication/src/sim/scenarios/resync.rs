@@ -4,7 +4,7 @@ use super::*;
 use crate::sim::CHUNK_BLOCKS;
 
 /// A and B serve; C is syncing and is not let in.
-fn c_outside(mutant: Option<Mutant>) -> World {
+pub(super) fn c_outside(mutant: Option<Mutant>) -> World {
     let mut world = World::new(7, 3, 2, mutant);
     world.lose = Some(Box::new(|e| matches!(e.message, Message::BeginResync(_))));
     assert!(world.run_until(5000, |w| state(w, C) == MemberState::Syncing));
@@ -117,30 +117,33 @@ fn one_sided_delta() {
             holds("A leads", world.run_until(5000, |w| w.meta.record.primary == Some(disk(A))))?;
             expect("the ghost", value_at(&mut world, (7, 0))?, 5)
         },
-        &[Mutant::OneSidedDelta],
+        &[Mutant::OneSidedDelta, Mutant::StartAtTheirEnd],
     );
+}
+
+fn a_chunk_deleted_while_c_was_away(mutant: Option<Mutant>, forget: bool) -> Verdict {
+    let mut world = serving(3, 3, mutant);
+    stale_c(&mut world, 3)?;
+    let delete = ClientRequest::DeleteObject { map_version: world.meta.version, origin: None, object: ObjectId(1) };
+    insist(&mut world, &delete)?;
+    put(&mut world, 500, (1, 4096), 9)?;
+    if forget {
+        world.nodes.values_mut().for_each(|n| n.store.forget_removals());
+    }
+    insist(&mut world, &flush_of(S))?;
+    world.run_ms(300);
+    for node in [A, B] {
+        world.nodes.get_mut(&node).unwrap().store.trim();
+    }
+    world.start(C, true);
+    heal_and_converge(&mut world)?;
+    expect("chunks", world.nodes[&C].store.chunks_map().len(), 1)
 }
 
 #[test]
 fn deleted_chunks_stay_deleted() {
-    for forget in [false, true] {
-        let mut world = serving(3, 3, None);
-        stale_c(&mut world, 3).unwrap();
-        let delete = ClientRequest::DeleteObject { map_version: world.meta.version, origin: None, object: ObjectId(1) };
-        insist(&mut world, &delete).unwrap();
-        put(&mut world, 500, (1, 4096), 9).unwrap();
-        if forget {
-            world.nodes.values_mut().for_each(|n| n.store.forget_removals());
-        }
-        insist(&mut world, &flush_of(S)).unwrap();
-        world.run_ms(300);
-        for node in [A, B] {
-            world.nodes.get_mut(&node).unwrap().store.trim();
-        }
-        world.start(C, true);
-        heal_and_converge(&mut world).unwrap();
-        assert_eq!(world.nodes[&C].store.chunks_map().len(), 1);
-    }
+    certify(|mutant| a_chunk_deleted_while_c_was_away(mutant, false), &[Mutant::KeepAbsent]);
+    certify(|mutant| a_chunk_deleted_while_c_was_away(mutant, true), &[Mutant::KeepAbsent]);
 }
 
 #[test]
@@ -166,25 +169,79 @@ fn copy_overtaken() {
 
 #[test]
 fn resync_deadlock() {
-    let mut world = serving(3, 2, None);
-    for index in 0..8 {
-        put(&mut world, u64::from(index) + 1, (index, 0), 1).unwrap();
-    }
-    insist(&mut world, &flush_of(S)).unwrap();
-    world.run_ms(200);
-    for node in [A, B] {
-        world.nodes.get_mut(&node).unwrap().store.trim();
-    }
-    world.read_us = 30_000;
-    world.crash(B);
-    // Reads overlap copies while nothing can be acknowledged.
-    let mut answered = 0;
-    for round in 0..100u32 {
-        let got = ask(&mut world, read_of(T, (round % 8, 0)), 300);
-        answered += u32::from(matches!(got, Some(Ok(_))));
-    }
-    assert!(answered > 90, "reads go on: {answered}");
-    assert!(world.run_until(20_000, |w| in_sync(w, C)), "copies go on");
+    certify(
+        |mutant| {
+            let mut world = c_outside(mutant);
+            for index in 0..8 {
+                put(&mut world, u64::from(index) + 1, (index, 0), 1)?;
+            }
+            insist(&mut world, &flush_of(S))?;
+            world.run_ms(200);
+            for node in [A, B] {
+                world.nodes.get_mut(&node).unwrap().store.trim();
+            }
+            world.read_us = 30_000;
+            holds("C is not in yet", !in_sync(&world, C))?;
+            world.crash(B);
+            world.lose = None;
+            // Reads overlap copies while nothing can be acknowledged.
+            let stuck = world.request(write_of(S, 100, 0, (9, 0), 2));
+            world.lose_changes = true;
+            let mut waited = 0;
+            for round in 0..300u32 {
+                let got = ask(&mut world, read_of(T, (round % 8, 0)), 300);
+                waited += u32::from(!matches!(got, Some(Ok(_))));
+            }
+            expect("reads that waited", waited, 0)?;
+            world.lose_changes = false;
+            world.run_until(5000, |w| in_sync(w, C));
+            holds("copies go on", in_sync(&world, C))?;
+            drop(answer(&mut world, stuck, 2000));
+            Ok(())
+        },
+        &[Mutant::CopyAwaitsWrites, Mutant::CopyBlocksReads],
+    );
+}
+
+/// Copies that are lost with nothing after them: no entry comes that would show the gap.
+#[test]
+fn a_resync_whose_copies_are_lost_in_silence_begins_anew() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            stale_c(&mut world, 4)?;
+            world.start(C, true);
+            let began = |w: &World| w.reports.iter().any(|(_, r)| matches!(r, Report::ResyncBegan { .. }));
+            holds("resync begins", world.run_until(5000, began))?;
+            world.lose = Some(Box::new(|e| {
+                between(A, C, e) && matches!(&e.message, Message::Append(append) if !append.entries.is_empty())
+            }));
+            world.run_ms(100);
+            world.lose = None;
+            holds("nothing shows the gap", !in_sync(&world, C))?;
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::IgnoreStall],
+    );
+}
+
+/// design 5.7: in-sync is a commit after a flush barrier.
+#[test]
+fn a_member_is_promoted_when_everything_up_to_the_barrier_is_on_its_disk() {
+    certify(
+        |mutant| {
+            let mut world = c_outside(mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            world.lose = Some(Box::new(|e| {
+                e.from == disk(C) && matches!(&e.message, Message::Appended(report) if report.durable == report.end)
+            }));
+            world.run_ms(3000);
+            holds("C is not promoted", state(&world, C) == MemberState::Syncing)?;
+            world.lose = None;
+            holds("then it is", world.run_until(10_000, |w| in_sync(w, C)))
+        },
+        &[Mutant::PromoteBeforeBarrier],
+    );
 }
 
 /// Otherwise a member with a small journal could never catch up: a checkpoint frees only what is committed.
@@ -223,5 +280,34 @@ fn a_copy_that_its_target_has_no_room_for_is_made_again() {
             heal_and_converge(&mut world)
         },
         &[Mutant::CopyFromJournal],
+    );
+}
+
+/// The stream goes back while blocks are read for copies: their chunks are compared anew, and then the reads return.
+#[test]
+fn blocks_read_for_a_copy_that_was_lost_meanwhile_are_no_part_of_the_next_one() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            stale_c(&mut world, 4)?;
+            world.read_us = 400_000;
+            world.start(C, true);
+            let began = |w: &World| w.reports.iter().any(|(_, r)| matches!(r, Report::ResyncBegan { .. }));
+            holds("resync begins", world.run_until(5000, began))?;
+            world.run_ms(5);
+            // One entry is lost on its way to the target, and the next one shows the gap.
+            let lost = std::cell::Cell::new(false);
+            world.lose = Some(Box::new(move |e| {
+                let entries = matches!(&e.message, Message::Append(append) if !append.entries.is_empty());
+                between(A, C, e) && entries && !lost.replace(true)
+            }));
+            for operation in [1000, 1001] {
+                let _ = world.request(write_of(S, operation, 0, (9, 0), operation));
+                world.run_ms(5);
+            }
+            holds("the copies are not made yet", !in_sync(&world, C))?;
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::CountLateReads],
     );
 }
