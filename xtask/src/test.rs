@@ -15,7 +15,7 @@ use std::process::{Child, Command};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// A test program that prints nothing for so long hangs: the longest test takes a few minutes on a busy machine.
+/// A test that ends neither well nor badly for so long hangs: the longest takes a few minutes on a busy machine.
 const SILENCE: Duration = Duration::from_secs(8 * 60);
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Test programs named at the end as the slowest.
@@ -78,19 +78,21 @@ fn watch(command: &mut Command) -> Result<(TestOutput, bool), String> {
     let mut output = TestOutput::default();
     let (mut heard, mut ended) = (Instant::now(), None);
     loop {
+        if heard.elapsed() > SILENCE && ended.is_none() {
+            end_what_hangs(&child, &mut output);
+            heard = Instant::now();
+        }
         match lines.recv_timeout(LOOK_INTERVAL) {
             Ok(line) => {
                 println!("{line}");
+                if output.is_progress(&line) {
+                    heard = Instant::now();
+                }
                 output.line(&line);
-                heard = Instant::now();
             }
             Err(RecvTimeoutError::Disconnected) => break,
             // The end of the pipe is not waited for: a process that a test left behind may hold it open.
             Err(RecvTimeoutError::Timeout) if ended.is_some() => break,
-            Err(RecvTimeoutError::Timeout) if heard.elapsed() > SILENCE => {
-                end_what_hangs(&child, &mut output);
-                heard = Instant::now();
-            }
             Err(RecvTimeoutError::Timeout) => ended = child.try_wait().map_err(could_not)?,
         }
     }
@@ -104,7 +106,7 @@ fn watch(command: &mut Command) -> Result<(TestOutput, bool), String> {
 /// Kills the test program, so that cargo goes on with the next one and the run says which it was.
 fn end_what_hangs(cargo: &Child, output: &mut TestOutput) {
     let said = format!(
-        "xtask: {} printed nothing for {} minutes and is killed; running for long: {}",
+        "xtask: no test of {} ended for {} minutes, and it is killed; running for long: {}",
         output.program(),
         SILENCE.as_secs() / 60,
         output.running_long()
@@ -140,5 +142,6 @@ fn report_failures(output: &TestOutput) {
     for failure in &output.failures {
         let test = if failure.test.is_empty() { "(the program as a whole)" } else { &failure.test };
         println!("  {}: {test}", failure.program);
+        failure.why.iter().for_each(|line| println!("      {line}"));
     }
 }

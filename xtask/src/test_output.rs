@@ -1,8 +1,9 @@
 //! What `cargo test` printed, understood: how many tests passed, which failed, and what those said.
 //!
 //! Responsible for: reading the lines of cargo and of the test programs, in one stream. Guarantees: every failed test is
-//! named once, with the end of its output; a test program that died without a summary counts as one failure; memory is
-//! bounded. Must not know: how cargo is run.
+//! named once, with why it panicked and the end of its output; a test program that died without a summary counts as one
+//! failure; what a test or its processes print is not taken for progress of the tests; memory is bounded. Must not know: how
+//! cargo is run.
 
 use std::collections::VecDeque;
 
@@ -10,6 +11,9 @@ use std::collections::VecDeque;
 const KEPT_LINES: usize = 160;
 /// Failed tests whose output is kept; of further ones the name is.
 const KEPT_FAILURES: usize = 20;
+/// Lines of a panic that say why, ahead of the backtrace, and characters of each.
+const WHY_LINES: usize = 6;
+const WHY_CHARS: usize = 400;
 
 #[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Count {
@@ -25,6 +29,25 @@ pub struct Failure {
     /// The test; empty when the program as a whole failed.
     pub test: String,
     pub output: VecDeque<String>,
+    /// Where it panicked first and with what.
+    pub why: Vec<String>,
+    why_is_whole: bool,
+}
+
+impl Failure {
+    fn of(program: &str, test: &str, output: VecDeque<String>) -> Self {
+        Self { program: program.to_owned(), test: test.to_owned(), output, why: Vec::new(), why_is_whole: false }
+    }
+
+    fn line(&mut self, line: &str) {
+        push(&mut self.output, line);
+        let begins = self.why.is_empty() && line.contains("panicked at");
+        let goes_on = !self.why.is_empty() && !self.why_is_whole;
+        self.why_is_whole |= goes_on && (line.starts_with("stack backtrace") || self.why.len() == WHY_LINES);
+        if begins || (goes_on && !self.why_is_whole) {
+            self.why.push(line.chars().take(WHY_CHARS).collect());
+        }
+    }
 }
 
 /// A test program that ran to its end.
@@ -58,6 +81,13 @@ pub struct TestOutput {
 }
 
 impl TestOutput {
+    /// Whether the line says that something goes on: cargo speaks, or a test began or ended. What the processes of a test
+    /// print says nothing of the kind: a mount logs its vain attempts for ever.
+    pub fn is_progress(&self, line: &str) -> bool {
+        let runs = !self.program.is_empty() && !self.has_summary;
+        !runs || ["test ", "running "].iter().any(|beginning| line.starts_with(beginning))
+    }
+
     pub fn line(&mut self, line: &str) {
         push(&mut self.tail, line);
         let trimmed = line.trim_start();
@@ -121,7 +151,7 @@ impl TestOutput {
         if !self.has_summary {
             self.count.failed += 1;
             let output = std::mem::take(&mut self.tail);
-            self.failures.push(Failure { program: self.program.clone(), test: String::new(), output });
+            self.failures.push(Failure::of(&self.program, "", output));
             self.has_summary = true;
         }
     }
@@ -129,11 +159,7 @@ impl TestOutput {
     fn failed(&mut self, test: &str) -> usize {
         let known = self.failures.iter().position(|f| f.program == self.program && f.test == test);
         known.unwrap_or_else(|| {
-            self.failures.push(Failure {
-                program: self.program.clone(),
-                test: test.to_owned(),
-                output: VecDeque::new(),
-            });
+            self.failures.push(Failure::of(&self.program, test, VecDeque::new()));
             self.failures.len() - 1
         })
     }
@@ -146,7 +172,7 @@ impl TestOutput {
             if index < KEPT_FAILURES
                 && let Some(failure) = self.failures.get_mut(index)
             {
-                push(&mut failure.output, line);
+                failure.line(line);
             }
         } else if let Some(test) = line.strip_prefix("    ") {
             // The names once more. A test that printed nothing is only here.
@@ -191,16 +217,31 @@ mod tests {
         let output = read(&format!(
             "     Running tests/b.rs (x)\ntest good ... ok\ntest bad ... FAILED\ntest silent ... FAILED\n\n\
              successes:\n\n---- good stdout ----\nnot of interest\n\nsuccesses:\n    good\n\nfailures:\n\n\
-             ---- bad stdout ----\n{noise}panicked at here\n\n\nfailures:\n    bad\n    silent\n\n\
+             ---- bad stdout ----\nthread 'bad' panicked at a.rs:1:2:\nno\nstack backtrace:\n{noise}panicked at here\n\n\nfailures:\n    bad\n    silent\n\n\
              test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 2.50s\n\
              error: test failed, to rerun pass `-p weft-tests --test b`\n"
         ));
         let names: Vec<&str> = output.failures.iter().map(|f| f.test.as_str()).collect();
         assert_eq!(names, ["bad", "silent"]);
         assert!(output.failures[0].output.iter().any(|l| l == "panicked at here"));
+        assert_eq!(output.failures[0].why, ["thread 'bad' panicked at a.rs:1:2:", "no"]);
         assert!(output.failures[0].output.len() <= KEPT_LINES);
         assert!(output.failures.iter().all(|f| f.output.iter().all(|l| !l.contains("not of interest"))));
         assert_eq!(output.count.failed, 2);
+    }
+
+    #[test]
+    fn what_the_processes_of_a_test_print_is_no_progress() {
+        let mut output = read("   Compiling a v0.1.0\n");
+        assert!(output.is_progress("   Compiling b v0.1.0"));
+        for line in ["     Running tests/b.rs (x)", "running 2 tests", "test good ... ok"] {
+            assert!(output.is_progress(line), "{line}");
+            output.line(line);
+        }
+        assert!(!output.is_progress("2026-11-30T10:00:00Z  INFO mount: tries again"));
+        assert!(output.is_progress("test bad ... FAILED"));
+        output.line("test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 2.50s");
+        assert!(output.is_progress("   Compiling c v0.1.0"));
     }
 
     #[test]
