@@ -66,7 +66,11 @@ pub struct CheckpointOutcome {
     pub(crate) ballast_released: bool,
     /// To be done again when the checkpoint did not succeed.
     pub(crate) removals: Vec<PgId>,
+    /// Chunks whose files are gone, also when the checkpoint did not succeed.
+    pub(crate) removed: Removed,
 }
+
+pub(crate) type Removed = BTreeSet<(PgId, ChunkId)>;
 
 pub(crate) struct Applied {
     pub groups: Vec<(PgId, u64, LogPosition)>,
@@ -143,6 +147,7 @@ impl<D: Disk> CheckpointJob<D> {
             synced: None,
             ballast_released: false,
             removals: self.removals.clone(),
+            removed: Removed::new(),
         };
         if let Some(scope) = self.sync.as_ref().filter(|_| !self.config.has(Mutant::ApplyBeforeSync)) {
             if !self.config.has(Mutant::SkipFsync)
@@ -153,12 +158,13 @@ impl<D: Disk> CheckpointJob<D> {
             }
             outcome.synced = Some(scope.to);
         }
-        let mut result = self.apply();
+        let mut result = self.apply(&mut outcome.removed);
         if matches!(&result, Err(error) if error.is_no_space()) {
             // Design 6: the ballast keeps recovery and deletion working on a full disk.
             outcome.ballast_released = true;
             let keep_bytes = kept_for_opening(self.config.ballast_bytes);
-            result = release_ballast(&self.disk, keep_bytes).and_then(|()| self.apply());
+            let released = release_ballast(&self.disk, keep_bytes).and_then(|()| self.sync_first_attempt());
+            result = released.and_then(|()| self.apply(&mut outcome.removed));
         }
         outcome.result = match result {
             Ok(applied) => Ok(applied),
@@ -171,7 +177,15 @@ impl<D: Disk> CheckpointJob<D> {
         outcome
     }
 
-    fn apply(&self) -> Result<Applied> {
+    /// The second attempt finds done what the first one did to names, and would not sync it.
+    fn sync_first_attempt(&self) -> Result<()> {
+        if self.config.has(Mutant::SkipNameSync) {
+            return Ok(());
+        }
+        self.disk.sync_all().during("syncing what the first attempt did")
+    }
+
+    fn apply(&self, removed: &mut Removed) -> Result<Applied> {
         // A second attempt begins with nothing.
         self.fills_taken.store(0, Ordering::Release);
         for pg in &self.removals {
@@ -182,7 +196,7 @@ impl<D: Disk> CheckpointJob<D> {
             Touched { files: Vec::new(), fresh: Vec::new(), removed: BTreeSet::new(), made_dirs: BTreeSet::new() };
         let mut chunks = Vec::new();
         for ((pg, chunk), (size, ops)) in work {
-            chunks.extend(self.apply_chunk(pg, chunk, size, ops, &mut touched)?);
+            chunks.extend(self.apply_chunk(pg, chunk, size, ops, &mut touched, removed)?);
         }
         if self.config.has(Mutant::TrimBeforeTrailerSync) {
             for (_, path) in touched.fresh {
@@ -307,8 +321,11 @@ impl<D: Disk> CheckpointJob<D> {
         size: ChunkSize,
         ops: Vec<Op<D>>,
         touched: &mut Touched<D>,
+        removed: &mut Removed,
     ) -> Result<Option<ChunkResult>> {
-        let open = self.cache.open_uncached(pg, chunk, size)?;
+        // One that the first attempt removed may still be open in the cache.
+        let gone = removed.contains(&(pg, chunk)) && !self.config.has(Mutant::KeepRemovedChunk);
+        let open = if gone { None } else { self.cache.open_uncached(pg, chunk, size)? };
         let mut next = NextChunk::new(pg, chunk, size, open.as_ref().map(|o| o.trailer()));
         for op in ops {
             next.apply(op);
@@ -324,11 +341,13 @@ impl<D: Disk> CheckpointJob<D> {
         }
         let path = chunk_path(pg, chunk);
         if !next.summary.exists {
-            if open.is_none() {
+            if open.is_some() {
+                self.disk.remove(&path).during("removing a chunk file")?;
+                touched.removed.insert(chunk_dir(pg, chunk));
+                removed.insert((pg, chunk));
+            } else if !gone {
                 return Ok(None);
             }
-            self.disk.remove(&path).during("removing a chunk file")?;
-            touched.removed.insert(chunk_dir(pg, chunk));
             return Ok(Some(ChunkResult { pg, chunk, base: None, trailer: None, replaced: true }));
         }
         let trailer = next.trailer();

@@ -125,11 +125,13 @@ pub enum Mutant {
     FillOwesNothing,
     /// A chunk that was filled does not count as changed, so a resync passes it by.
     FillIsNoChange,
+    /// A chunk whose file a checkpoint removed before it found no room stays known as if the file were there.
+    KeepRemovedChunk,
 }
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::SkipFsync,
         Self::MarkBeforeFsync,
         Self::IgnoreLap,
@@ -158,5 +160,6 @@ impl Mutant {
         Self::FillTakesNoRoom,
         Self::FillOwesNothing,
         Self::FillIsNoChange,
+        Self::KeepRemovedChunk,
     ];
 }

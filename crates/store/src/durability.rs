@@ -4,7 +4,7 @@
 //! positions rise only after a sync returned; segments are freed only after what replaces them is on the disk. Must not
 //! know: threads; jobs run wherever the owner likes.
 
-use crate::checkpoint::{CheckpointFailure, CheckpointJob, CheckpointOutcome, GroupPlan, PlannedEntry};
+use crate::checkpoint::{CheckpointFailure, CheckpointJob, CheckpointOutcome, GroupPlan, PlannedEntry, Removed};
 use crate::config::{Mutant, StoreConfig};
 use crate::disk::Disk;
 use crate::error::{Result, StoreError};
@@ -290,6 +290,9 @@ impl<D: Disk> Store<D> {
             Err(CheckpointFailure::Fatal(reason)) => return Err(self.poison(reason)),
             Err(CheckpointFailure::NoSpace) => {
                 self.removals.extend(outcome.removals);
+                if !self.config.has(Mutant::KeepRemovedChunk) {
+                    self.forget_files(&outcome.removed);
+                }
                 let source = std::io::ErrorKind::StorageFull.into();
                 return Err(StoreError::Io { what: "checkpoint".to_owned(), source });
             }
@@ -323,6 +326,19 @@ impl<D: Disk> Store<D> {
             self.restore_ballast();
         }
         self.refresh_space()
+    }
+
+    /// Forgets chunk files that a checkpoint removed before it ended early, as recovery would not find them. The entries that
+    /// remove the chunks are not applied yet, so the overlay goes on hiding what was in them; the checkpoint that applies
+    /// them finds no file to remove, and would leave the chunk known with none: damaged.
+    fn forget_files(&mut self, removed: &Removed) {
+        for (pg, chunk) in removed {
+            self.cache.forget(*pg, *chunk);
+            // A replica that was created anew meanwhile has no chunk files yet.
+            if let Some(group) = self.groups.get_mut(pg) {
+                group.chunks.remove(chunk);
+            }
+        }
     }
 
     pub(crate) fn after_recycling(&mut self) {

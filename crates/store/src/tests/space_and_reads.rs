@@ -4,7 +4,7 @@ use super::model::{at, block_bytes, chunk, expected, fresh, pg, reopen, write};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::fault::{PowerLoss, SimDisk};
 use crate::{Mutant, ReadOutcome, Repaired, Store, StoreConfig, StoreError};
-use weft_types::{BLOCK_SIZE, BlockIndex, BlockRange, Effect, LogPosition, ObjectId};
+use weft_types::{BLOCK_SIZE, BlockIndex, BlockRange, ChunkId, Effect, Entry, LogPosition, ObjectId};
 
 fn one(block: u16) -> BlockRange {
     BlockRange::new(BlockIndex(block), 1)
@@ -271,6 +271,99 @@ fn a_disk_without_any_space_fails_the_checkpoint_and_recovers_when_space_comes_b
     store.checkpoint_now().unwrap();
     let (bytes, _) = store.read_now(pg(0), chunk(1, 0), one(5)).unwrap();
     assert_eq!(bytes.to_vec(), block_bytes(15));
+}
+
+/// Fails when a chunk is known that has no file.
+fn deleted_chunks_are_absent(store: &Store<SimDisk>, deleted: &[ChunkId]) -> Result<(), String> {
+    for chunk in deleted {
+        let hashes = store.block_hashes(pg(0), *chunk).map_err(|error| error.to_string())?;
+        let (bytes, bad) =
+            store.read_now(pg(0), *chunk, BlockRange::new(BlockIndex(0), 3)).map_err(|error| error.to_string())?;
+        if hashes.damaged || !bad.is_empty() || bytes.iter().any(|byte| *byte != 0) {
+            return Err(format!("{chunk} is damaged"));
+        }
+        let known = store.chunks(pg(0)).map_err(|error| error.to_string())?.contains(chunk);
+        // Writes to the object would wait for the cut of a generation that nobody makes.
+        if known || store.object_generation(pg(0), chunk.object).is_some() {
+            return Err(format!("{chunk} is known"));
+        }
+    }
+    Ok(())
+}
+
+/// Two chunks are deleted and the next in turn finds no room: not at all, or not before the ballast is given up.
+fn removed_before_no_room(mutant: Option<Mutant>, ballast_bytes: u64, in_cache: bool) -> Result<(), String> {
+    let disk = SimDisk::new(64 << 20);
+    let config = StoreConfig { ballast_bytes, ..StoreConfig::small() };
+    let mut store = fresh(&disk, &config);
+    let mut end = LogPosition::ZERO;
+    let take = |store: &mut Store<SimDisk>, end: &mut LogPosition, next: Entry| {
+        *end = next.header.position;
+        store.append(pg(0), &[next]).unwrap();
+        store.set_committed(pg(0), *end).unwrap();
+    };
+    let deleted = [chunk(1, 0), chunk(2, 0)];
+    for chunk in deleted {
+        let next = write(end, 1, chunk, 0, 1, 10);
+        take(&mut store, &mut end, next);
+    }
+    store.checkpoint_now().unwrap();
+    drop(store);
+    disk.power_cycle(PowerLoss::LoseAll);
+    let config = StoreConfig { mutant, ..config };
+    let mut store = reopen(&disk, &config);
+    for chunk in deleted.into_iter().filter(|_| in_cache) {
+        store.read_now(pg(0), chunk, one(0)).unwrap();
+    }
+    for object in [1, 2] {
+        let delete = super::model::entry(end, 1, Effect::DeleteObject { object: ObjectId(object) }, vec![]);
+        take(&mut store, &mut end, delete);
+    }
+    for index in 0..3 {
+        let next = write(end, 1, chunk(3, index), 0, 8, 20);
+        take(&mut store, &mut end, next);
+    }
+    let used = store.space().total_bytes - crate::Disk::usage(&disk).unwrap().free_bytes;
+    disk.set_capacity(used);
+    let ended = store.checkpoint_now();
+    let files = disk.files();
+    assert!(!files.iter().any(|file| file == &crate::chunk_file::chunk_path(pg(0), deleted[0])), "{files:?}");
+    match ended {
+        Err(error) if error.is_no_space() && ballast_bytes == 0 => {}
+        Ok(()) if ballast_bytes > 0 => {}
+        ended => return Err(format!("{ended:?}")),
+    }
+    deleted_chunks_are_absent(&store, &deleted)?;
+    // A write to one of them works, before there is room and after.
+    let next = write(end, 1, deleted[1], 1, 1, 30);
+    take(&mut store, &mut end, next);
+    disk.set_capacity(64 << 20);
+    let contents = |store: &Store<SimDisk>| {
+        deleted_chunks_are_absent(store, &deleted[..1])?;
+        let read = |chunk, block| store.read_now(pg(0), chunk, one(block)).unwrap();
+        assert_eq!(read(deleted[1], 0), (vec![0; BLOCK_SIZE].into(), vec![]));
+        assert_eq!(read(deleted[1], 1), (block_bytes(31).into(), vec![]));
+        assert_eq!(read(chunk(3, 2), 7), (block_bytes(27).into(), vec![]));
+        Ok::<(), String>(())
+    };
+    contents(&store)?;
+    store.checkpoint_now().map_err(|error| error.to_string())?;
+    contents(&store)?;
+    drop(store);
+    disk.power_cycle(PowerLoss::LoseAll);
+    let (store, report) = Store::open(disk, expected(), config).unwrap();
+    assert_eq!(report.damaged_chunks, vec![]);
+    contents(&store)
+}
+
+#[test]
+fn a_chunk_whose_file_is_removed_before_there_is_no_room_for_another_is_gone() {
+    for (ballast_bytes, in_cache) in [(0, false), (0, true), (512 << 10, false), (512 << 10, true)] {
+        let of = |mutant| removed_before_no_room(mutant, ballast_bytes, in_cache);
+        assert_eq!(of(None), Ok(()), "{ballast_bytes} {in_cache}");
+        let noticed = of(Some(Mutant::KeepRemovedChunk)).unwrap_err();
+        assert!(noticed.contains("is damaged") || noticed.contains("removing a chunk file"), "{noticed}");
+    }
 }
 
 #[test]
