@@ -52,6 +52,8 @@ pub enum Mutant {
     ServeLastInLine,
     /// A holder that keeps its cap although it was asked for it is left alone (decision 0014).
     NoRecallDeadline,
+    /// A holder that cannot give up its cap because another session holds up a cut is struck with that one (decision 0014).
+    BlameWhoIsHeldUp,
     /// A truncation is answered before other sessions know of it (design 7 truncate).
     TruncateUnacknowledged,
     /// An object is cut or deleted while a session may still write under the generation before (decision 0013).
@@ -102,11 +104,12 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::GrantHeldCap,
         Self::ReleaseForgetsSize,
         Self::ServeLastInLine,
         Self::NoRecallDeadline,
+        Self::BlameWhoIsHeldUp,
         Self::TruncateUnacknowledged,
         Self::CutBeforeAcknowledged,
         Self::SwapDuringCut,

@@ -122,6 +122,8 @@ fn of_meta(mutant: Meta) -> Expected {
         Meta::SwapDuringCut => not_seen(421, "meta nothing_takes_the_place_of_a_cut"),
         Meta::ServeLastInLine => caught(17),
         Meta::NoRecallDeadline => caught(31),
+        // Seed 2729 of a later build did, when the rule was missing.
+        Meta::BlameWhoIsHeldUp => not_seen(0, ALL_META),
         Meta::CollectPastRoom => elsewhere("files stay shorter than the least room of a cap", ALL_META),
         Meta::IgnoreOverlap
         | Meta::OwnerWithoutSession

@@ -67,8 +67,15 @@ impl World {
         let Ok(facts) = read::facts(&self.metadata.view) else { return };
         let now = self.now();
         let before = std::mem::take(&mut self.debts);
+        let passed = now - std::mem::replace(&mut self.looked_at_debts, now);
+        let held_up = facts.held_up();
         let debts = facts.debts.iter().map(|debt| (debt.session, debt.number));
-        self.debts = debts.map(|debt| (debt, before.get(&debt).copied().unwrap_or(now))).collect();
+        let since = |debt: &(SessionId, u64)| {
+            let since = before.get(debt).copied().unwrap_or(now);
+            // Nobody is blamed for the time in which another session held it up (decision 0014).
+            if held_up.contains(debt) { now.min(since + passed) } else { since }
+        };
+        self.debts = debts.map(|debt| (debt, since(&debt))).collect();
     }
 
     /// A live session that keeps what others wait for is struck in the end (decision 0014).

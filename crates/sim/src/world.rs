@@ -93,8 +93,10 @@ pub struct World {
     /// Sessions that somebody asked for, and those that were evicted by hand.
     pub wanted: BTreeSet<SessionId>,
     pub evicted: BTreeSet<SessionId>,
-    /// What sessions owe others, by its number, and since when as far as was looked.
+    /// What sessions owe others, by its number, and since when as far as was looked: later by as long as another session held it
+    /// up. And when that was.
     pub debts: BTreeMap<(SessionId, u64), u64>,
+    pub looked_at_debts: u64,
     /// The furthest that clients may have been told of, by group.
     pub acknowledged: BTreeMap<PgId, crate::promises::Acknowledged>,
     /// Copies of requests for a set, held back until the set has changed.
@@ -148,6 +150,7 @@ impl World {
             wanted: BTreeSet::new(),
             evicted: BTreeSet::new(),
             debts: BTreeMap::new(),
+            looked_at_debts: 0,
             acknowledged: BTreeMap::new(),
             held_changes: Vec::new(),
             ambushes: Vec::new(),

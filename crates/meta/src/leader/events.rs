@@ -1,7 +1,8 @@
 //! What the leader is told and what it asks for.
 
 use crate::command::Command;
-use crate::records::{ReclaimItem, SizeRecovery};
+use crate::records::{ReclaimItem, ReclaimWhat, SizeRecovery};
+use std::collections::{BTreeMap, BTreeSet};
 use weft_proto::control::{ChangeSetRequest, NodeHeartbeat};
 use weft_types::map::ClusterMap;
 use weft_types::{ErrorKind, InodeNumber, MapVersion, NodeId, ObjectId, SessionId, TruncateGeneration, VolumeId};
@@ -25,6 +26,30 @@ pub struct Facts {
     pub size_recoveries: Vec<SizeRecovery>,
     /// At most `MAX_DEBTS_LISTED`.
     pub debts: Vec<Debt>,
+}
+
+impl Facts {
+    /// Of what sessions owe, by its number: the size caps that cannot be given up yet, because their holders' last writes may
+    /// wait for a cut, and the cut waits for the acknowledgement of another session (decision 0013).
+    #[must_use]
+    pub fn held_up(&self) -> BTreeSet<(SessionId, u64)> {
+        let cut = |item: &ReclaimItem| match item.what {
+            ReclaimWhat::Cut { inode, .. } => Some(((item.volume, inode), Vec::new())),
+            ReclaimWhat::Object | ReclaimWhat::Replaced { .. } => None,
+        };
+        let mut waited_for: BTreeMap<(VolumeId, InodeNumber), Vec<SessionId>> =
+            self.reclaims.iter().filter_map(cut).collect();
+        for debt in self.debts.iter().filter(|debt| debt.kind == DebtKind::Acknowledgement) {
+            if let Some(sessions) = waited_for.get_mut(&(debt.volume, debt.inode)) {
+                sessions.push(debt.session);
+            }
+        }
+        let held_up = |debt: &&Debt| {
+            let sessions = waited_for.get(&(debt.volume, debt.inode)).into_iter().flatten();
+            debt.kind == DebtKind::SizeCap && sessions.into_iter().any(|session| *session != debt.session)
+        };
+        self.debts.iter().filter(held_up).map(|debt| (debt.session, debt.number)).collect()
+    }
 }
 
 /// What a session was asked for by its notices and has not done.

@@ -1,11 +1,11 @@
 //! Leases of sessions: when one has lapsed, when it is struck, when its fence is complete (design 4.4).
 
-use super::events::{Debt, Facts};
+use super::events::Facts;
 use super::nodes::NodeLeases;
 use super::{Proposer, Topic};
 use crate::command::Command;
 use crate::mutants::{Mutant, planted};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use weft_types::limits::{LEASE_MARGIN, RECALL_DEADLINE, SESSION_ABANDONED, SESSION_TTL};
 use weft_types::{BootTime, SessionId};
 
@@ -20,11 +20,40 @@ struct SessionLease {
     struck: bool,
 }
 
+/// How long a session has had for what it owes.
+#[derive(Clone, Copy, Debug)]
+struct Owed {
+    /// Since when this leader knows of it, later by as long as another session has held it up.
+    since: BootTime,
+    /// Another session holds it up since then (decision 0014).
+    held_up_since: Option<BootTime>,
+}
+
+impl Owed {
+    /// What is held up now was not before, or the other way round, or nothing has changed.
+    fn follow(mut self, held_up: bool, now: BootTime) -> Self {
+        match self.held_up_since {
+            None if held_up => self.held_up_since = Some(now),
+            Some(from) if !held_up => {
+                self.since = self.since + now.since(from);
+                self.held_up_since = None;
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// Nobody is blamed for what somebody else holds up: that one is struck first, and leaves the time that is left.
+    fn is_overdue(&self, now: BootTime) -> bool {
+        self.held_up_since.is_none() && now.since(self.since) >= RECALL_DEADLINE
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct SessionLeases {
     leases: BTreeMap<SessionId, SessionLease>,
-    /// Since when this leader knows of what a session owes, by the debt's number.
-    debts: BTreeMap<(SessionId, u64), BootTime>,
+    /// What sessions owe, by the debt's number.
+    debts: BTreeMap<(SessionId, u64), Owed>,
     /// Highest id known; one above was opened by a command that is not in the facts yet.
     highest: SessionId,
 }
@@ -52,8 +81,12 @@ impl SessionLeases {
             let fresh = SessionLease { answered: now, wanted: false, evicted: false, condemned: false, struck };
             self.leases.entry(session).or_insert(fresh).struck = struck;
         }
-        let debt = |d: &Debt| (d.session, d.number);
-        let debts = facts.debts.iter().map(|d| (debt(d), self.debts.get(&debt(d)).copied().unwrap_or(now)));
+        let held_up = if planted(Mutant::BlameWhoIsHeldUp) { BTreeSet::new() } else { facts.held_up() };
+        let debts = facts.debts.iter().map(|debt| {
+            let key = (debt.session, debt.number);
+            let owed = self.debts.get(&key).copied().unwrap_or(Owed { since: now, held_up_since: None });
+            (key, owed.follow(held_up.contains(&key), now))
+        });
         self.debts = debts.collect();
     }
 
@@ -97,11 +130,10 @@ impl SessionLeases {
         for (session, lease) in self.leases.iter_mut().filter(|(_, lease)| !lease.struck) {
             let silent_for = now.since(lease.answered);
             let lapsed = silent_for >= SESSION_TTL + LEASE_MARGIN;
-            let mut owed = self.debts.range((*session, 0)..=(*session, u64::MAX)).map(|(_, since)| *since).peekable();
+            let mut owed = self.debts.range((*session, 0)..=(*session, u64::MAX)).map(|(_, owed)| owed).peekable();
             let asked = lease.wanted || owed.peek().is_some() || planted(Mutant::StrikeLapsed);
             // A live one that was asked for its cap has had time to give it up (decision 0014).
-            lease.condemned |=
-                owed.any(|since| now.since(since) >= RECALL_DEADLINE) && !planted(Mutant::NoRecallDeadline);
+            lease.condemned |= owed.any(|owed| owed.is_overdue(now)) && !planted(Mutant::NoRecallDeadline);
             if lease.condemned || lease.evicted || (lapsed && asked) || silent_for >= SESSION_ABANDONED {
                 lease.condemned = true;
                 propose.propose(Topic::Strike(*session), Command::StrikeSession { session: *session });

@@ -88,6 +88,61 @@ pub(super) fn a_holder_that_keeps_its_cap_is_struck() -> Outcome {
     w.verdict()
 }
 
+/// The holder's last write waits for a cut, and the cut for a session that lives and does nothing. `recalled_first` for so long
+/// before the truncation.
+fn held_up_by_another(recalled_first: Option<u64>) -> Outcome {
+    let (mut w, [s, t, u], f) = shared_file()?;
+    let mut clock = Clock::lead(&w);
+    must!(w.mutate(s, commit(f, 1 << 20, Room::Keep)).is_ok(), "cannot commit");
+    // Seconds until one of the two is struck, and which.
+    let wait = |w: &World, clock: &mut Clock, at_most: u64| {
+        (1..=at_most).find_map(|second| {
+            clock.pass(1000);
+            clock.heartbeat_all(w);
+            let alive = [s, u].map(|session| (session, clock.session_is_answered(session)));
+            alive.iter().find(|(_, alive)| !alive).map(|(session, _)| (*session, second))
+        })
+    };
+    if let Some(seconds) = recalled_first {
+        must!(w.acquire(t, f, 1) == Ok(false), "two holders");
+        clock.applied(&w);
+        must!(wait(&w, &mut clock, seconds).is_none(), "struck too early");
+    }
+    must!(w.mutate(t, truncate(f, 4096)).is_ok(), "cannot truncate");
+    let generation = TruncateGeneration(1);
+    must!(w.mutate(s, Mutation::AcknowledgeTruncate { inode: f, generation }).is_ok(), "cannot acknowledge");
+    must!(w.acquire(t, f, 1) == Ok(false), "two holders");
+    clock.applied(&w);
+    let deadline = RECALL_DEADLINE.as_secs();
+    let first = wait(&w, &mut clock, deadline + 1);
+    must!(first.is_some_and(|(session, _)| session == u), "{first:?} is struck first, and {s} is only held up by {u}");
+    w.run(Command::StrikeSession { session: u });
+    clock.applied(&w);
+    // The fence is under way, and the cut still waits for it.
+    let early = wait(&w, &mut clock, 5).filter(|(session, _)| *session == s);
+    must!(early.is_none(), "struck while it was held up");
+    let since = w.map().version;
+    w.run(Command::FenceComplete { session: u, since });
+    clock.applied(&w);
+    clock.heartbeat_all(&w);
+    must!(clock.session_is_answered(s), "blamed for the time in which it was held up");
+    // Nothing holds it up any more, and it has the time that is left to it.
+    let left = deadline - recalled_first.unwrap_or(0);
+    let then = (1..=left + 1).find(|_| {
+        clock.pass(1000);
+        clock.heartbeat_all(&w);
+        !clock.session_is_answered(s)
+    });
+    let then = then.ok_or("a holder that does not give up its cap keeps it for ever")?;
+    must!(then + 1 >= left, "struck {then} s after nothing held it up any more, {left} s were left");
+    w.verdict()
+}
+
+pub(super) fn who_is_held_up_is_not_blamed() -> Outcome {
+    held_up_by_another(None)?;
+    held_up_by_another(Some(10))
+}
+
 pub(super) fn truncation_is_heard_of_before_it_is_carried_out() -> Outcome {
     let (mut w, [s, t, u], f) = shared_file()?;
     must!(w.mutate(s, commit(f, 1 << 20, Room::Keep)).is_ok(), "cannot commit");
@@ -147,6 +202,10 @@ fn sessions_that_want_the_size_cap_get_it_in_turn() {
 #[test]
 fn a_live_holder_that_does_not_give_up_its_cap_is_struck_after_the_deadline() {
     a_holder_that_keeps_its_cap_is_struck().unwrap();
+}
+#[test]
+fn a_holder_that_another_session_holds_up_is_not_struck_with_it() {
+    who_is_held_up_is_not_blamed().unwrap();
 }
 #[test]
 fn attack_cached_generation() {

@@ -22,6 +22,7 @@ fn scenario(mutant: Mutant) -> fn() -> Outcome {
         Mutant::GrantHeldCap | Mutant::ReleaseForgetsSize => caps::one_holder_at_a_time,
         Mutant::ServeLastInLine => caps::first_come_first_served,
         Mutant::NoRecallDeadline => caps::a_holder_that_keeps_its_cap_is_struck,
+        Mutant::BlameWhoIsHeldUp => caps::who_is_held_up_is_not_blamed,
         Mutant::SwapDuringCut => files::nothing_takes_the_place_of_a_cut,
         Mutant::TruncateUnacknowledged | Mutant::CutBeforeAcknowledged => {
             caps::truncation_is_heard_of_before_it_is_carried_out
