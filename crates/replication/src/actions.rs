@@ -46,7 +46,8 @@ pub enum Action {
         ticket: ReadTicket,
         chunk: ChunkId,
     },
-    /// Highest end and allocated bytes of an object in this group; `Event::ObjectRead` follows.
+    /// Highest end and allocated bytes of an object in this group, and its truncate generation, looked up at once;
+    /// `Event::ObjectRead` follows.
     ReadObject {
         ticket: ReadTicket,
         object: ObjectId,

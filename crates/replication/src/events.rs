@@ -48,6 +48,8 @@ pub enum Event {
     },
     ObjectRead {
         ticket: ReadTicket,
+        /// Of the object at the place of the log at which its end was looked up. `None`: nothing is held of it.
+        generation: Option<TruncateGeneration>,
         end_bytes: u64,
         allocated_bytes: u64,
     },

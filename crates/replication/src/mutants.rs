@@ -47,6 +47,8 @@ pub enum Mutant {
     ReadAnyGeneration,
     /// Ends from before a truncation count for the size (7, size).
     EndOfOldGeneration,
+    /// An end that was looked up before a cut counts as one of after it when the cut comes before the answer (7, size).
+    EndBesideLaterCut,
     /// A partial write takes no block locks.
     MergeWithoutLock,
     /// A cut or a deletion is answered before it is durable (7, truncate).
@@ -115,7 +117,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 55] = [
         Self::SkipEpochCheck,
         Self::AcknowledgeEarly,
         Self::SkipPeering,
@@ -138,6 +140,7 @@ impl Mutant {
         Self::FenceOnlyAtArrival,
         Self::ReadAnyGeneration,
         Self::EndOfOldGeneration,
+        Self::EndBesideLaterCut,
         Self::MergeWithoutLock,
         Self::CutInMemory,
         Self::SyncedIsEnough,

@@ -141,13 +141,23 @@ impl Primary {
         }
     }
 
-    pub fn on_object_read(&mut self, cx: &mut Context<'_>, ticket: ReadTicket, end_bytes: u64, allocated_bytes: u64) {
+    /// `looked_up` is the object's generation at the place of the log at which its end was looked up.
+    pub fn on_object_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        ticket: ReadTicket,
+        looked_up: Option<TruncateGeneration>,
+        end_bytes: u64,
+        allocated_bytes: u64,
+    ) {
         let Some(ReadPurpose::Client(id)) = self.purposes.remove(&ticket) else { return };
         let Some(ReadKind::Extent(object, generation)) = self.reads.get(&id).map(|read| &read.kind) else { return };
         // A cut that has not arrived here yet: these ends are of an earlier life of the contents, and what is left of
         // them after the cut is no longer than the size that was committed with it (attack size-of-old-generation).
-        let known = self.object_generation(cx, *object).unwrap_or_default();
-        let old = known < *generation && !cx.core.planted(Mutant::EndOfOldGeneration);
+        // Not by what is known now: a cut that was sequenced since the lookup says nothing about an end from before it.
+        let beside = cx.core.planted(Mutant::EndBesideLaterCut);
+        let known = if beside { self.object_generation(cx, *object) } else { looked_up };
+        let old = known.unwrap_or_default() < *generation && !cx.core.planted(Mutant::EndOfOldGeneration);
         let end_bytes = if old { 0 } else { end_bytes };
         self.have_answer(cx, id, Reply::ObjectExtent { end_bytes, allocated_bytes });
     }

@@ -99,9 +99,9 @@ impl Replica {
                     primary.on_presence_read(&mut cx, ticket, runs);
                 }
             }
-            Event::ObjectRead { ticket, end_bytes, allocated_bytes } => {
+            Event::ObjectRead { ticket, generation, end_bytes, allocated_bytes } => {
                 if let Role::Primary(primary) = &mut self.role {
-                    primary.on_object_read(&mut cx, ticket, end_bytes, allocated_bytes);
+                    primary.on_object_read(&mut cx, ticket, generation, end_bytes, allocated_bytes);
                 }
             }
             Event::PeerDown(disk) | Event::PeerUp(disk) => {

@@ -176,6 +176,8 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::ReadAnyGeneration => caught(34),
         // Seed 115 did, before clients made files longer by truncation as often as now.
         Replication::EndOfOldGeneration => not_seen(420, "replication attack_size_of_old_generation"),
+        // Seeds 2874 and 9108 of a later build did, when the rule was missing.
+        Replication::EndBesideLaterCut => not_seen(0, "replication an_end_from_before_a_cut_does_not_count_after_it"),
         Replication::SyncedIsEnough => caught(3),
         Replication::FlushOldGeneration => not_seen(12, "replication flush_old_watermark"),
         Replication::SyncingAsSource => not_seen(12, "replication syncing_wins"),

@@ -135,7 +135,8 @@ impl<H: Host> DataNode<H> {
             }
             Action::ReadObject { ticket, object } => {
                 let (end_bytes, allocated_bytes) = self.object_extent(key, object)?;
-                self.ready.push_back((key, Event::ObjectRead { ticket, end_bytes, allocated_bytes }));
+                let generation = self.store(key)?.object_generation(key.pg, object);
+                self.ready.push_back((key, Event::ObjectRead { ticket, generation, end_bytes, allocated_bytes }));
             }
             Action::RepairBlock { chunk, block, bytes, .. } => {
                 // The store compares the bytes with the hash that it holds, and takes no others.

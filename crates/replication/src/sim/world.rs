@@ -327,7 +327,9 @@ impl World {
                         u64::from(c.index.0) * u64::from(CHUNK_BLOCKS) * BLOCK_SIZE as u64 + u64::from(held.end_bytes)
                     };
                     let end_bytes = ends.map(end).max().unwrap_or(0);
-                    self.schedule(10, later(Event::ObjectRead { ticket, end_bytes, allocated_bytes: 0 }));
+                    let generation = sim.store.object_generation(object);
+                    let read = Event::ObjectRead { ticket, generation, end_bytes, allocated_bytes: 0 };
+                    self.schedule(10, later(read));
                 }
                 Action::RepairBlock { chunk, block, hash, bytes } => sim.store.repair(chunk, block, hash, &bytes),
                 Action::Send(envelope) => self.send(node, envelope),

@@ -1,8 +1,8 @@
 //! Truncate generations at a placement group: what is read, and what counts for the size, around a cut.
 
-use super::{S, T, Verdict, answer, certify, expect, insist, put, read_of, serving, value_at, write_of};
+use super::{A, S, T, Verdict, answer, certify, expect, insist, put, read_of, serving, value_at, write_of};
 use crate::sim::world::{PG, World};
-use crate::{ClientRequest, Mutant, Reply};
+use crate::{ClientRequest, Event, Mutant, Reply, RequestToken};
 use weft_proto::data::{Contents, TruncateRequest};
 use weft_types::{DataError, MapVersion, ObjectId, TruncateGeneration};
 
@@ -94,6 +94,35 @@ fn ends_around_a_cut(mutant: Option<Mutant>) -> Verdict {
     expect("what was cut off", value_at(&mut world, (0, 8192))?, 0)
 }
 
+/// Simulator, seeds 2874 and 9108 of a later build: the cut comes between the lookup of an end and its answer.
+fn an_end_looked_up_before_a_cut(mutant: Option<Mutant>) -> Verdict {
+    // Whole blocks are cut in one step; a part of one is read first, and the end is looked up before or beside that.
+    for (size_bytes, asked_first, left) in [(4096, true, 0), (6000, true, 0), (4096, false, 4096), (6000, false, 0)] {
+        let mut world = serving(3, 3, mutant);
+        put(&mut world, 1, (0, 8192), 7)?;
+        let (map_version, generation) = (MapVersion(0), TruncateGeneration(1));
+        let extent = ClientRequest::ObjectExtent { map_version, object: OBJECT, generation };
+        let (token, cut_token) = (RequestToken(9001), RequestToken(9002));
+        let mut events = vec![
+            Event::Request { token, request: extent },
+            Event::Request { token: cut_token, request: world.as_sent_to(A, cut(size_bytes, 1)) },
+        ];
+        if !asked_first {
+            events.reverse();
+        }
+        // In one batch: what was asked first is looked up before the batch is appended, and the other after.
+        world.feed_all(A, events);
+        let end_bytes = match answer(&mut world, token, 500) {
+            Some(Ok(Reply::ObjectExtent { end_bytes, .. })) => end_bytes,
+            other => return Err(format!("the end: {other:?}")),
+        };
+        expect("an end beside a cut", end_bytes, left)?;
+        expect("the cut", answer(&mut world, cut_token, 500), Some(Ok(Reply::Done)))?;
+        expect("the end after it", end_as_of(&mut world, 1)?, size_bytes)?;
+    }
+    Ok(())
+}
+
 /// Simulator, seed 1703: an answered cut was lost with the power, and whoever worked under it waited for ever.
 fn a_cut_outlives_a_loss_of_power(mutant: Option<Mutant>) -> Verdict {
     let mut world = serving(3, 3, mutant);
@@ -113,6 +142,11 @@ fn a_cut_outlives_a_loss_of_power(mutant: Option<Mutant>) -> Verdict {
         Some(Err(DataError::StaleGeneration { current })) => expect("the cut", current, TruncateGeneration(1)),
         other => Err(format!("a read of before the cut: {other:?}")),
     }
+}
+
+#[test]
+fn an_end_from_before_a_cut_does_not_count_after_it() {
+    certify(an_end_looked_up_before_a_cut, &[Mutant::EndBesideLaterCut]);
 }
 
 #[test]
