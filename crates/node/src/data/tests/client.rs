@@ -24,7 +24,7 @@ use weft_types::{
 };
 
 const CALL: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) struct Client {
     cluster: Cluster,

@@ -162,13 +162,13 @@ async fn a_flood_of_writes() -> Result<(), String> {
             client.write_among_others(chunk, 0, &pattern(u64::from(number), 16)).await
         })
     });
-    let mut unanswered = 0;
+    let mut unanswered = Vec::new();
     for write in writes.collect::<Vec<_>>() {
-        unanswered += usize::from(write.await.unwrap().is_err());
+        unanswered.extend(write.await.unwrap().err());
     }
     let told = cluster.events();
-    if unanswered > 0 || told.iter().any(|event| event.contains("given up")) {
-        return Err(format!("{unanswered} writes without an answer: {told:?}"));
+    if !unanswered.is_empty() || told.iter().any(|event| event.contains("given up")) {
+        return Err(format!("{} writes without an answer: {:?}; {told:?}", unanswered.len(), unanswered.first()));
     }
     cluster.until_all_level().await;
     cluster.assert_replicas_agree(3).await;
