@@ -1,6 +1,7 @@
 //! design 5.7: a replica that returns.
 
 use super::*;
+use crate::StoreView;
 use crate::sim::CHUNK_BLOCKS;
 
 /// A and B serve; C is syncing and is not let in.
@@ -259,6 +260,79 @@ fn a_long_message_is_taken_in_parts_each_with_what_of_it_is_committed() {
     let most = world.nodes[&C].store.most_uncommitted_bytes;
     // A message of the model's journal has seven entries.
     assert!(most <= 5 * length, "{most} bytes had to fit the journal at once");
+}
+
+/// C has missed the filling of so many chunks, and its journal holds four of them.
+fn stale_c_with_a_small_journal(world: &mut World, chunks: u32) -> Verdict {
+    world.crash(C);
+    holds("C is removed", world.run_until(6000, |w| !in_sync(w, C)))?;
+    for index in 0..chunks {
+        let operation = u64::from(index) + 1;
+        insist(world, &write_bytes(S, operation, operation, (index, 0), CHUNK_BYTES, operation))?;
+    }
+    insist(world, &flush_of(S))?;
+    world.run_ms(200);
+    for node in [A, B] {
+        world.nodes.get_mut(&node).unwrap().store.trim();
+    }
+    world.nodes.get_mut(&C).unwrap().store.journal_bytes = Some(4 * CHUNK_BYTES);
+    Ok(())
+}
+
+const CHUNK_BYTES: usize = CHUNK_BLOCKS as usize * BLOCK_SIZE;
+
+/// Two nodes gone one after the other: what is copied to the first cannot be committed without the second, and does not fit
+/// its journal. The set is at its minimum, so the group is whole again only with the copy.
+#[test]
+fn a_resync_goes_on_while_what_it_copies_cannot_be_committed() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            stale_c_with_a_small_journal(&mut world, 24)?;
+            world.crash(B);
+            world.start(C, true);
+            holds("C becomes complete", world.run_until(30_000, |w| in_sync(w, C)))?;
+            put(&mut world, 100, (30, 0), 7)?;
+            world.start(B, true);
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::CopiesAwaitCommitment],
+    );
+}
+
+/// What an incomplete member settled by itself is not in the log of the next primary.
+#[test]
+fn what_a_resync_settled_and_the_next_primary_lacks_is_undone() {
+    let mut world = serving(3, 3, None);
+    stale_c_with_a_small_journal(&mut world, 8).unwrap();
+    world.lose = Some(Box::new(|e| {
+        // B gets no entries, C is not let on to the end.
+        between(A, B, e) && matches!(&e.message, Message::Append(append) if !append.entries.is_empty())
+            || matches!(e.message, Message::Dedupe { .. })
+    }));
+    world.start(C, true);
+    world.run_ms(1500);
+    for (operation, index) in [(100, 3), (101, 40)] {
+        let _ = world.request(write_of(S, operation, 0, (index, 0), 77));
+    }
+    world.run_ms(100);
+    let delete = ClientRequest::DeleteObject { map_version: world.meta.version, origin: None, object: ObjectId(1) };
+    let _ = world.request(delete);
+    world.run_ms(300);
+    assert_eq!(state(&world, C), MemberState::Syncing);
+    let settled = world.nodes[&C].store.committed();
+    assert!(settled > world.nodes[&B].store.log_end(), "C has settled what B lacks");
+    // A is gone with it.
+    world.crash(A);
+    world.meta.node_dead(A);
+    world.broadcast_map();
+    assert!(world.run_until(8000, |w| w.meta.record.primary == Some(disk(B))), "{:?}", world.meta.record);
+    world.lose = None;
+    assert!(world.run_until(30_000, |w| in_sync(w, C)), "{:?}", world.meta.record);
+    converged(&world).unwrap();
+    expect("what B leads with", value_at(&mut world, (3, 0)).unwrap(), 4).unwrap();
+    world.start(A, true);
+    heal_and_converge(&mut world).unwrap();
 }
 
 /// A copy is in the stream only: the journal holds nothing in its place.
