@@ -303,36 +303,41 @@ fn a_resync_goes_on_while_what_it_copies_cannot_be_committed() {
 /// What an incomplete member settled by itself is not in the log of the next primary.
 #[test]
 fn what_a_resync_settled_and_the_next_primary_lacks_is_undone() {
-    let mut world = serving(3, 3, None);
-    stale_c_with_a_small_journal(&mut world, 8).unwrap();
-    world.lose = Some(Box::new(|e| {
-        // B gets no entries, C is not let on to the end.
-        between(A, B, e) && matches!(&e.message, Message::Append(append) if !append.entries.is_empty())
-            || matches!(e.message, Message::Dedupe { .. })
-    }));
-    world.start(C, true);
-    world.run_ms(1500);
-    for (operation, index) in [(100, 3), (101, 40)] {
-        let _ = world.request(write_of(S, operation, 0, (index, 0), 77));
-    }
-    world.run_ms(100);
-    let delete = ClientRequest::DeleteObject { map_version: world.meta.version, origin: None, object: ObjectId(1) };
-    let _ = world.request(delete);
-    world.run_ms(300);
-    assert_eq!(state(&world, C), MemberState::Syncing);
-    let settled = world.nodes[&C].store.committed();
-    assert!(settled > world.nodes[&B].store.log_end(), "C has settled what B lacks");
-    // A is gone with it.
-    world.crash(A);
-    world.meta.node_dead(A);
-    world.broadcast_map();
-    assert!(world.run_until(8000, |w| w.meta.record.primary == Some(disk(B))), "{:?}", world.meta.record);
-    world.lose = None;
-    assert!(world.run_until(30_000, |w| in_sync(w, C)), "{:?}", world.meta.record);
-    converged(&world).unwrap();
-    expect("what B leads with", value_at(&mut world, (3, 0)).unwrap(), 4).unwrap();
-    world.start(A, true);
-    heal_and_converge(&mut world).unwrap();
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            stale_c_with_a_small_journal(&mut world, 8)?;
+            // B gets no entries, and C does not get to the end.
+            world.lose = Some(Box::new(|e| {
+                let entries = matches!(&e.message, Message::Append(append) if !append.entries.is_empty());
+                (between(A, B, e) && entries) || matches!(e.message, Message::Dedupe { .. })
+            }));
+            world.start(C, true);
+            world.run_ms(1500);
+            let _ = world.request(write_of(S, 100, 0, (3, 0), 77));
+            world.run_ms(100);
+            let map_version = world.meta.version;
+            let _ = world.request(ClientRequest::DeleteObject { map_version, origin: None, object: ObjectId(1) });
+            world.run_ms(100);
+            // No other member knows this chunk.
+            let _ = world.request(write_of(S, 101, 0, (40, 0), 78));
+            world.run_ms(100);
+            holds("C syncs", state(&world, C) == MemberState::Syncing)?;
+            let settled = world.nodes[&C].store.committed();
+            holds("C has settled what B lacks", settled > world.nodes[&B].store.log_end())?;
+            world.crash(A);
+            world.meta.node_dead(A);
+            world.broadcast_map();
+            holds("B leads", world.run_until(8000, |w| w.meta.record.primary == Some(disk(B))))?;
+            world.lose = None;
+            holds("C becomes complete", world.run_until(30_000, |w| in_sync(w, C)))?;
+            converged(&world)?;
+            expect("what B leads with", value_at(&mut world, (3, 0))?, 4)?;
+            world.start(A, true);
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::OneSidedDelta],
+    );
 }
 
 /// A copy is in the stream only: the journal holds nothing in its place.
