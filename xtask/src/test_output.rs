@@ -240,7 +240,8 @@ mod tests {
         }
         assert!(!output.is_progress("2026-11-30T10:00:00Z  INFO mount: tries again"));
         assert!(output.is_progress("test bad ... FAILED"));
-        output.line("test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 2.50s");
+        output
+            .line("test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 2.50s");
         assert!(output.is_progress("   Compiling c v0.1.0"));
     }
 

@@ -156,6 +156,7 @@ pub struct Promised {
     /// `None`: nothing is missing before `end`. Otherwise a resync was never finished.
     pub complete_to: Option<LogPosition>,
     pub credits_bytes: u64,
+    pub journal_room_bytes: u64,
 }
 
 /// Entries of the primary's log, in order and without a gap. Every field but `entries` is cumulative.
@@ -185,6 +186,8 @@ pub struct Appended {
     pub end: LogPosition,
     pub durable: LogPosition,
     pub credits_bytes: u64,
+    /// What its journal takes before it is short of room. Bounds what a member that does not count is sent.
+    pub journal_room_bytes: u64,
     pub resend: Resend,
 }
 

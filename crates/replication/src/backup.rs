@@ -6,7 +6,7 @@ use crate::core::Context;
 use crate::events::{ReadOutcome, ReadTicket};
 use crate::mutants::Mutant;
 use crate::peers::ENTRY_COST_BYTES;
-use crate::tuning::{APPEND_PART_BYTES, MAX_LISTED_CHUNKS};
+use crate::tuning::{APPEND_PART_BYTES, MAX_LISTED_CHUNKS, SETTLE_BELOW_BYTES};
 use crate::view::{LogUnavailable, RemovalMemory};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +29,20 @@ struct Leader {
     /// The promise of this epoch is durable and was given.
     given: bool,
     stream: Stream,
+    /// We take part as a resync's target that nobody believes in yet, so our log is nobody's: what it holds may be settled
+    /// here (decision 0021). Over with the dedupe table, behind which we are a candidate.
+    settles: bool,
+    /// The first entry that we had no room for, without its data. Until it finds room nothing after it is asked for.
+    declined: Option<Arc<Entry>>,
+}
+
+impl Leader {
+    /// The stream begins anew.
+    fn part(&mut self) {
+        self.stream = Stream::Apart;
+        self.settles = false;
+        self.declined = None;
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,6 +111,7 @@ impl Backup {
                 AfterSave::ResyncReady { epoch, run } => {
                     if let Some(leader) = self.leader.as_mut().filter(|l| l.epoch == epoch) {
                         leader.stream = Stream::Joined;
+                        leader.settles = true;
                         cx.send(leader.disk, leader.incarnation, Message::ResyncReady { epoch, run });
                         self.report.get_or_insert(Resend::No);
                     }
@@ -117,6 +132,7 @@ impl Backup {
             end: cx.core.log_end,
             durable: cx.core.durable.min(cx.core.log_end),
             credits_bytes: cx.view.credits_bytes(),
+            journal_room_bytes: cx.view.journal_room_bytes(),
             resend,
         };
         cx.send(leader.disk, leader.incarnation, Message::Appended(report));
@@ -185,11 +201,19 @@ impl Backup {
             }
             if handshake > leader.handshake {
                 leader.handshake = handshake;
-                leader.stream = Stream::Apart;
+                leader.part();
             }
         } else {
-            self.leader =
-                Some(Leader { epoch, disk: from, incarnation, handshake, given: false, stream: Stream::Apart });
+            self.leader = Some(Leader {
+                epoch,
+                disk: from,
+                incarnation,
+                handshake,
+                given: false,
+                stream: Stream::Apart,
+                settles: false,
+                declined: None,
+            });
             self.report = None;
         }
         if epoch > promised {
@@ -216,6 +240,7 @@ impl Backup {
             history: cx.view.history(),
             complete_to: cx.core.saved.complete_to,
             credits_bytes: cx.view.credits_bytes(),
+            journal_room_bytes: cx.view.journal_room_bytes(),
         };
         cx.send(leader.disk, leader.incarnation, Message::Promised(Box::new(promised)));
     }
@@ -223,7 +248,14 @@ impl Backup {
     /// The sender leads an epoch that we have not promised in this run.
     fn ask_for_prepare(&self, cx: &mut Context<'_>, to: DiskId, to_incarnation: Incarnation, epoch: Epoch) {
         let end = cx.core.log_end;
-        let report = Appended { epoch, end, durable: LogPosition::ZERO, credits_bytes: 0, resend: Resend::Prepare };
+        let report = Appended {
+            epoch,
+            end,
+            durable: LogPosition::ZERO,
+            credits_bytes: 0,
+            journal_room_bytes: 0,
+            resend: Resend::Prepare,
+        };
         cx.send(to, to_incarnation, Message::Appended(report));
     }
 
@@ -252,12 +284,17 @@ impl Backup {
             self.report = Some(Resend::Prepare);
             return;
         }
-        let (mut part, mut part_bytes) = (Vec::with_capacity(append.entries.len()), 0);
-        let mut resend = Resend::No;
-        for entry in &append.entries {
+        let had = append.entries.partition_point(|e| e.header.position.sequence <= cx.core.log_end.sequence);
+        let new = &append.entries[had..];
+        let (takes, mut resend) = self.takes(cx, new);
+        let (mut part, mut part_bytes, mut taken_bytes) = (Vec::with_capacity(new.len()), 0, 0);
+        for (at, entry) in new.iter().enumerate() {
             let header = &entry.header;
-            if header.position.sequence <= cx.core.log_end.sequence {
-                continue;
+            if at >= takes {
+                // No progress is told, so we leave the set when it takes long (design 5.3).
+                self.decline(entry);
+                resend = Resend::No;
+                break;
             }
             // design 5.2: contiguous, or not at all.
             if header.previous != cx.core.log_end && !cx.core.planted(Mutant::AcceptGap) {
@@ -270,24 +307,66 @@ impl Backup {
                 break;
             }
             cx.core.log_end = header.position;
+            resend = Resend::No;
             part.push(Arc::clone(entry));
             part_bytes += entry.data.len() + ENTRY_COST_BYTES;
             if part_bytes >= APPEND_PART_BYTES {
                 cx.act(Action::Append(std::mem::take(&mut part)));
-                cx.set_committed(append.committed.min(cx.core.log_end));
+                taken_bytes += part_bytes;
                 part_bytes = 0;
+                self.commit(cx, append.committed, taken_bytes);
             }
         }
         if !part.is_empty() {
             cx.act(Action::Append(part));
         }
-        cx.set_committed(append.committed.min(cx.core.log_end));
+        self.commit(cx, append.committed, taken_bytes + part_bytes);
         if append.sync == SyncWish::Now {
             self.sync = SyncWish::Now;
         }
         if resend != Resend::No || self.report.is_none() {
             self.report = Some(resend);
         }
+    }
+
+    /// How many of these entries are taken, and what is asked of the primary when none of them follows our log.
+    ///
+    /// As long as the disk has room, a checkpoint makes room in the journal. When both are full, an append would be refused and
+    /// cost this replica its place: such entries are left to be sent again (decision 0021).
+    fn takes(&mut self, cx: &Context<'_>, new: &[Arc<Entry>]) -> (usize, Resend) {
+        let fit = |entries: &[Arc<Entry>]| {
+            let any = cx.view.credits_bytes() > 0 || cx.core.planted(Mutant::TakeIntoFullJournal);
+            if any { entries.len() } else { cx.view.journal_takes(entries) }
+        };
+        let Some(leader) = &mut self.leader else { return (fit(new), Resend::No) };
+        match leader.declined.take() {
+            None => (fit(new), Resend::No),
+            Some(first) if fit(std::slice::from_ref(&first)) == 0 => {
+                leader.declined = Some(first);
+                (0, Resend::No)
+            }
+            // There is room: we want what we declined.
+            Some(_) => (fit(new), Resend::FromEnd),
+        }
+    }
+
+    fn decline(&mut self, entry: &Entry) {
+        if let Some(leader) = &mut self.leader {
+            let without_data = || Arc::new(Entry { header: entry.header.clone(), data: Bytes::new() });
+            leader.declined.get_or_insert_with(without_data);
+        }
+    }
+
+    /// Tells the store what is never cut again.
+    ///
+    /// A resync's target that is short of room in its journal settles what it holds by itself. Its log is nobody's: should
+    /// another primary not have these entries, the log is begun anew, and what they changed is compared (decision 0021).
+    fn commit(&self, cx: &mut Context<'_>, committed: LogPosition, taken_bytes: usize) {
+        let settles = cx.core.saved.complete_to.is_some() && self.joined().is_some_and(|leader| leader.settles);
+        let short = cx.view.journal_room_bytes() < SETTLE_BELOW_BYTES + taken_bytes as u64;
+        let end = cx.core.log_end;
+        let all = settles && short && !cx.core.planted(Mutant::CopiesAwaitCommitment);
+        cx.set_committed(if all { end } else { committed.min(end) });
     }
 
     /// design 5.7: what is missing is remembered durably before the first entry after the gap is taken.
@@ -332,6 +411,8 @@ impl Backup {
                 let taken = self.joined().is_some() && cx.core.log_end == at;
                 if taken {
                     cx.act(Action::ReplaceDedupe(table));
+                    // From here on we may be believed in.
+                    self.leader.iter_mut().for_each(|leader| leader.settles = false);
                 }
                 Message::DedupeTaken { epoch, run, taken }
             }

@@ -113,11 +113,15 @@ pub enum Mutant {
     WriteAnyGeneration,
     /// A cut leaves the rest of its last block as it is (7, truncate).
     CutKeepsEdge,
+    /// An incomplete member frees only what every member that counts has (5.7).
+    CopiesAwaitCommitment,
+    /// A member takes entries although neither its journal nor its disk has room (5.10).
+    TakeIntoFullJournal,
 }
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 57] = [
         Self::SkipEpochCheck,
         Self::AcknowledgeEarly,
         Self::SkipPeering,
@@ -173,5 +177,7 @@ impl Mutant {
         Self::DiskAckInMemory,
         Self::WriteAnyGeneration,
         Self::CutKeepsEdge,
+        Self::CopiesAwaitCommitment,
+        Self::TakeIntoFullJournal,
     ];
 }

@@ -82,6 +82,7 @@ impl Primary {
             return;
         }
         peer.credits_bytes = promised.credits_bytes;
+        peer.journal_room_bytes = promised.journal_room_bytes;
         peer.progress = cx.clock.now;
         peer.link = Link::Promised(promised);
     }

@@ -6,7 +6,7 @@
 use crate::core::Context;
 use crate::events::ClusterFacts;
 use crate::mutants::Mutant;
-use crate::tuning::{MAX_STREAM_BYTES, PREPARE_RETRY};
+use crate::tuning::{JOURNAL_ROOM_SHARE, MAX_STREAM_BYTES, PREPARE_RETRY, SILENT_FOR};
 use crate::view::LogUnavailable;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -58,6 +58,10 @@ pub(crate) struct Peer {
     pub acked: LogPosition,
     pub durable: LogPosition,
     pub credits_bytes: u64,
+    /// In its journal, as it last told.
+    pub journal_room_bytes: u64,
+    /// When it last said how far it is, was asked to, or had nothing to do.
+    pub heard: BootTime,
     /// When it last got further, or had nothing to do.
     pub progress: BootTime,
     /// Promotion is under way since this set: counts for everything until a later set is known (design 5.7).
@@ -87,6 +91,8 @@ impl Peer {
             acked: LogPosition::ZERO,
             durable: LogPosition::ZERO,
             credits_bytes: 0,
+            journal_room_bytes: 0,
+            heard: now,
             progress: now,
             candidate: None,
             catching: None,
@@ -145,16 +151,31 @@ impl Peer {
         self.forget_sent();
     }
 
-    /// It takes more without being asked to wait. A syncing member that is slow or full must not fill our memory or its
-    /// disk: it gets the rest from the journal later.
+    /// It takes more without being asked to wait. A syncing member that is slow or full must not fill our memory, its
+    /// disk or its journal: it gets the rest from the journal later.
     pub fn takes_live(&self) -> bool {
-        self.is_joined() && (self.counts() || (self.sent_bytes < 2 * MAX_STREAM_BYTES && self.has_room()))
+        self.is_joined() && (self.counts() || (self.sent_bytes < 2 * self.stream_bytes() && self.has_room()))
+    }
+
+    /// What may be under way to it. All of its disk waits when its journal is full, so one that does not count gets no more
+    /// than its journal is sure to take.
+    pub fn stream_bytes(&self) -> usize {
+        if self.counts() {
+            return MAX_STREAM_BYTES;
+        }
+        let share = self.journal_room_bytes / JOURNAL_ROOM_SHARE;
+        usize::try_from(share).map_or(MAX_STREAM_BYTES, |share| share.min(MAX_STREAM_BYTES))
+    }
+
+    /// It has entries to store and has said nothing for a while.
+    pub fn is_silent(&self, now: BootTime) -> bool {
+        self.acked < self.cursor && now.since(self.heard) >= SILENT_FOR
     }
 
     /// Its last word on space would make us hold something back. It has to be asked again: a member that is idle says
     /// nothing by itself, and neither a resync nor a write may wait for room that is there by now.
     pub fn is_short_of_room(&self) -> bool {
-        self.credits_bytes < self.taken_room() + ROOM_TO_ASK_AGAIN_BYTES
+        self.credits_bytes < self.taken_room() + ROOM_TO_ASK_AGAIN_BYTES || self.stream_bytes() < MAX_STREAM_BYTES
     }
 
     fn has_room(&self) -> bool {
@@ -210,6 +231,8 @@ impl Peer {
     /// Takes a report. True when the member got further.
     pub fn take_report(&mut self, report: &Appended, now: BootTime) -> bool {
         self.credits_bytes = report.credits_bytes;
+        self.journal_room_bytes = report.journal_room_bytes;
+        self.heard = now;
         let further = report.end > self.acked || report.durable > self.durable;
         if report.end > self.acked {
             self.acked = report.end;
@@ -230,9 +253,9 @@ impl Peer {
         while self.is_joined()
             && (self.counts() || self.has_room())
             && self.cursor < end
-            && self.sent_bytes < MAX_STREAM_BYTES
+            && self.sent_bytes < self.stream_bytes()
         {
-            let budget = MAX_STREAM_BYTES.min(MAX_FRAME_PAYLOAD_BYTES / 2);
+            let budget = self.stream_bytes().min(MAX_FRAME_PAYLOAD_BYTES / 2);
             match cx.view.entries_after(self.cursor, MAX_APPEND_ENTRIES, budget) {
                 Ok(mut entries) if !entries.is_empty() => {
                     if !cx.core.planted(Mutant::FillSentBlindly) {
@@ -268,6 +291,7 @@ impl Peer {
         if self.acked >= self.cursor {
             // It had nothing to do until now.
             self.progress = cx.clock.now;
+            self.heard = cx.clock.now;
         }
         self.cursor = last.header.position;
         let bytes = entries.iter().map(|e| e.data.len() + ENTRY_COST_BYTES).sum();

@@ -399,12 +399,15 @@ impl Primary {
     fn read_copies(&mut self, cx: &mut Context<'_>) {
         let lock_free = cx.core.planted(Mutant::CopyWithoutLock);
         let Some(resync) = &mut self.resync else { return };
+        let Some(peer) = self.peers.iter().find(|p| p.disk == resync.target) else { return };
+        // Half of what the target takes: a copy that finds no place beside ordinary entries has to be made again.
+        let window = RESYNC_WINDOW_BYTES.min(peer.stream_bytes() / 2);
         let mut reads = Vec::new();
         for (chunk, copy) in &mut resync.active {
             let ChunkCopy::Copying { attempt, ranges, reading, .. } = copy else { continue };
             while let Some(range) = ranges.front().copied() {
                 let bytes = range.byte_len();
-                let full = resync.under_way_bytes + bytes > RESYNC_WINDOW_BYTES && resync.under_way_bytes > 0;
+                let full = resync.under_way_bytes + bytes > window && resync.under_way_bytes > 0;
                 let scope = Scope::Blocks(*chunk, range);
                 if full || resync.allowance_bytes < bytes as u64 || (!lock_free && self.locks.conflicts(scope)) {
                     break;

@@ -31,6 +31,16 @@ pub const MAX_STREAM_BYTES: usize = 2 << 20;
 /// is full then finds something to free between them, where it could not make room for the whole message at once.
 pub const APPEND_PART_BYTES: usize = 256 << 10;
 
+/// A member that has entries to store and says nothing for this long is asked where it stands: it may have declined them. Four
+/// times within `BACKUP_PROGRESS_TIMEOUT`.
+pub const SILENT_FOR: Duration = Duration::from_millis(250);
+/// Of the room in the journal of a member that does not count, the part that one primary may have under way to it: other groups
+/// of the same disk have their share.
+pub const JOURNAL_ROOM_SHARE: u64 = 8;
+/// An incomplete member frees entries that are not committed when its journal has less room than this: what a few primaries may
+/// have under way to it.
+pub const SETTLE_BELOW_BYTES: u64 = 4 * MAX_STREAM_BYTES as u64;
+
 /// Chunks of one resync that are compared or copied at a time.
 pub const RESYNC_PARALLEL_CHUNKS: usize = 4;
 /// One resync copy: long enough for sequential disk speed, short enough not to hold block locks for long.

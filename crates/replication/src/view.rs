@@ -3,6 +3,7 @@
 //! Guarantees asked of an implementation: answers describe the store as it is after every action of earlier steps was
 //! carried out, and the same calls give the same answers (determinism). Nothing here changes anything.
 
+use std::sync::Arc;
 use weft_proto::replication::{ChunkDigest, RemovedChunks, SessionRecords};
 use weft_types::{BlockRange, ChunkId, Entry, LogPosition, ObjectId, OperationId, SessionId, TruncateGeneration};
 
@@ -32,6 +33,11 @@ pub trait StoreView {
     fn dedupe_table(&self) -> Vec<SessionRecords>;
     /// What may still be admitted.
     fn credits_bytes(&self) -> u64;
+    /// What the journal takes before it is short of room. Of the whole disk, whichever group fills it.
+    fn journal_room_bytes(&self) -> u64;
+    /// How many of these entries, from the first on, fit the journal as it is, without a checkpoint. What they take is told
+    /// from their headers.
+    fn journal_takes(&self, entries: &[Arc<Entry>]) -> usize;
     fn has_chunk(&self, chunk: ChunkId) -> bool;
     /// Hashes of a chunk's blocks, from its trailer and the overlay. `None` when there is no such chunk.
     fn chunk_digest(&self, chunk: ChunkId) -> Option<ChunkDigest>;

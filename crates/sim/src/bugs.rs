@@ -219,6 +219,12 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::KeepAbsent => caught(35),
         Replication::DiskAckInMemory => caught(1),
         Replication::WriteAnyGeneration | Replication::CutKeepsEdge => caught(34),
+        Replication::CopiesAwaitCommitment => {
+            not_seen(0, "replication a_resync_goes_on_while_what_it_copies_cannot_be_committed")
+        }
+        Replication::TakeIntoFullJournal => {
+            not_seen(0, "replication a_member_without_room_in_journal_and_disk_declines_and_returns")
+        }
     }
 }
 

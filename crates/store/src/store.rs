@@ -21,6 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use weft_types::{ChunkSize, Effect, Entry, EntryHeader, LogPosition, PgId, SessionId, VolumeId};
 
+/// Free segments that entries leave alone: for records without which nothing could be applied and freed.
+const APPEND_LEAVES_SEGMENTS: u64 = 1;
+
 /// One disk, owned by one thread.
 pub struct Store<D: Disk> {
     pub(crate) disk: D,
@@ -241,8 +244,7 @@ impl<D: Disk> Store<D> {
             crate::record::padded((crate::record::HEADER_BYTES + body + entry.data.len()) as u64)
         };
         let needed = records.clone().map(bytes).sum();
-        // A segment stays free for records without which nothing could be applied and freed.
-        if !self.journal.fits(records.map(bytes), 1) {
+        if !self.journal.fits(records.map(bytes), APPEND_LEAVES_SEGMENTS) {
             self.scratch = bodies;
             return Err(StoreError::JournalFull { needed });
         }
@@ -485,6 +487,38 @@ impl<D: Disk> Store<D> {
 
     pub(crate) fn pinned_now(&self) -> Option<u64> {
         self.groups.values().filter_map(|g| g.pinned_lap(g.applied)).min()
+    }
+
+    /// From the oldest entry that is not in a chunk file to the head, with the oldest entry as of the last look at free space.
+    /// `journal_pressure` knows better and walks all groups for it.
+    pub fn unapplied_bytes(&self) -> u64 {
+        self.bytes_from(self.pinned)
+    }
+
+    /// The whole journal.
+    pub fn journal_bytes(&self) -> u64 {
+        self.journal.total_bytes()
+    }
+
+    /// How many of these entries, from the first on, [`Store::append`] would take now. By their headers: the data need not be
+    /// there. That they follow the log is not looked at.
+    pub fn journal_takes<E: Borrow<Entry>>(&self, entries: &[E]) -> usize {
+        let size = |entry: &Entry| {
+            // What cannot be encoded does not fit.
+            let body = encode(&entry.header).map_or(usize::MAX / 2, |body| body.len());
+            crate::record::padded((crate::record::HEADER_BYTES + body + entry.header.effect.data_len()) as u64)
+        };
+        let sizes: Vec<u64> = entries.iter().map(|entry| size(entry.borrow())).collect();
+        let (mut fit, mut too_many) = (0, sizes.len() + 1);
+        while fit + 1 < too_many {
+            let middle = usize::midpoint(fit, too_many);
+            if self.journal.fits(sizes[..middle].iter().copied(), APPEND_LEAVES_SEGMENTS) {
+                fit = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        fit
     }
 
     fn bytes_from(&self, pinned: Option<u64>) -> u64 {

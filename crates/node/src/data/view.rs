@@ -3,6 +3,8 @@
 //! The machine of a group exists only while its group is open in the store, so `UnknownGroup` cannot come; an empty answer
 //! stands for it.
 
+use super::waiting::SLOW_FROM;
+use std::sync::Arc;
 use weft_proto::replication::{ChunkDigest, ChunkHealth, RemovedChunks, SessionRecords};
 use weft_replication::{Changes, LogUnavailable, Lookup, RemovalMemory, SavedState, StoreView};
 use weft_store::{Completeness, Coverage, DedupeTable, Disk, ReplicaState, SessionRecord, Store, StoreError};
@@ -110,6 +112,16 @@ impl<D: Disk> StoreView for GroupView<'_, D> {
         // wait for that (see `waiting`), and must not be told that the disk is full.
         let space = self.store.space();
         space.free_bytes.saturating_sub(space.reserved_bytes)
+    }
+
+    fn journal_room_bytes(&self) -> u64 {
+        // Up to where writers are slowed down.
+        let most = self.store.journal_bytes() as f64 * SLOW_FROM;
+        (most as u64).saturating_sub(self.store.unapplied_bytes())
+    }
+
+    fn journal_takes(&self, entries: &[Arc<Entry>]) -> usize {
+        self.store.journal_takes(entries)
     }
 
     fn has_chunk(&self, chunk: ChunkId) -> bool {

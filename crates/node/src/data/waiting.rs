@@ -111,7 +111,7 @@ impl<T> Waiting<T> {
 
 /// Share of the journal in use from which writers are slowed down, and from which they wait. What is left above is for
 /// what is sequenced already, here and at other primaries.
-const SLOW_FROM: f64 = 0.6;
+pub(super) const SLOW_FROM: f64 = 0.6;
 const STOP_AT: f64 = 0.8;
 /// The delay of a write when the journal is all but full: long against a write, short against any timeout.
 const LONGEST_DELAY: Duration = Duration::from_millis(100);

@@ -4,6 +4,7 @@
 use super::world::PG;
 use crate::actions::SavedState;
 use crate::events::{BadBlock, ReadOutcome, SaveTicket};
+use crate::peers::ENTRY_COST_BYTES;
 use crate::view::{Changes, LogUnavailable, Lookup, RemovalMemory, StoreView};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,6 +65,10 @@ pub struct ModelStore {
     uncommitted_bytes: usize,
     pub most_uncommitted_bytes: usize,
     pub credits: u64,
+    /// The journal is full with so much that is not in chunk files.
+    pub journal_bytes: Option<usize>,
+    /// In chunk files, as far as the journal is concerned.
+    applied: LogPosition,
     /// The disk has room for so many blocks, and tells so instead of `credits`.
     pub capacity_blocks: Option<u64>,
     pub bad: BTreeSet<(ChunkId, u16)>,
@@ -82,12 +87,44 @@ impl ModelStore {
         self.ends.push(self.state.end);
     }
 
-    pub fn append(&mut self, entries: &[Arc<Entry>]) {
+    /// False when the journal has no room: nothing was appended then.
+    pub fn append(&mut self, entries: &[Arc<Entry>]) -> bool {
+        if self.fitting(entries) < entries.len() {
+            // As a node does, while everything else waits.
+            self.checkpoint();
+            if self.fitting(entries) < entries.len() {
+                return false;
+            }
+        }
         for entry in entries {
             assert_eq!(entry.header.previous, self.state.end, "a log has no gap");
             self.uncommitted_bytes += entry.data.len();
             self.push(Record::Append(Arc::clone(entry)));
         }
+        true
+    }
+
+    /// Syncs, and frees what is committed from the journal, unless the disk is full.
+    pub fn checkpoint(&mut self) {
+        if self.journal_bytes.is_some() && self.credits_bytes() > 0 {
+            self.synced(self.records.len());
+            self.applied = self.state.committed;
+        }
+    }
+
+    fn journal_used(&self) -> usize {
+        let unapplied = self.state.log.iter().rev().take_while(|entry| entry.header.position > self.applied);
+        unapplied.map(|entry| journalled_bytes(entry)).sum()
+    }
+
+    fn fitting(&self, entries: &[Arc<Entry>]) -> usize {
+        let Some(capacity) = self.journal_bytes else { return entries.len() };
+        let mut used = self.journal_used();
+        let too_many = entries.iter().position(|entry| {
+            used += journalled_bytes(entry);
+            used > capacity
+        });
+        too_many.unwrap_or(entries.len())
     }
 
     pub fn cut(&mut self, after: LogPosition) {
@@ -339,6 +376,10 @@ impl State {
     }
 }
 
+fn journalled_bytes(entry: &Entry) -> usize {
+    entry.header.effect.data_len() + ENTRY_COST_BYTES
+}
+
 impl StoreView for ModelStore {
     fn log_end(&self) -> LogPosition {
         self.state.end
@@ -390,6 +431,15 @@ impl StoreView for ModelStore {
     fn credits_bytes(&self) -> u64 {
         let free = |capacity: u64| capacity.saturating_sub(self.present_blocks()) * BLOCK_SIZE as u64;
         self.capacity_blocks.map_or(self.credits, free)
+    }
+
+    fn journal_room_bytes(&self) -> u64 {
+        // Short of room from 0.6 on, as a node's.
+        self.journal_bytes.map_or(u64::MAX, |capacity| (capacity / 5 * 3).saturating_sub(self.journal_used()) as u64)
+    }
+
+    fn journal_takes(&self, entries: &[Arc<Entry>]) -> usize {
+        self.fitting(entries)
     }
 
     fn has_chunk(&self, chunk: ChunkId) -> bool {

@@ -62,6 +62,8 @@ pub struct SimNode {
     leases: Vec<(u64, MapVersion)>,
     syncing: bool,
     sync_again: bool,
+    /// The store refused an append: this run of the replica is over.
+    pub given_up: bool,
     /// Cut off from the metadata group.
     pub isolated: bool,
     /// Gets no maps although it heartbeats.
@@ -138,6 +140,7 @@ impl World {
                 leases: Vec::new(),
                 syncing: false,
                 sync_again: false,
+                given_up: false,
                 isolated: false,
                 stale_map: false,
             };
@@ -173,6 +176,7 @@ impl World {
         sim.leases.clear();
         sim.syncing = false;
         sim.sync_again = false;
+        sim.given_up = false;
         self.reset_links(node);
     }
 
@@ -294,8 +298,17 @@ impl World {
             let Some(sim) = self.nodes.get_mut(&node) else { return };
             let incarnation = sim.incarnation;
             let later = |event| Pending::Store { node, incarnation, event: Box::new(event) };
+            if sim.given_up {
+                return;
+            }
             match action {
-                Action::Append(entries) => sim.store.append(&entries),
+                Action::Append(entries) => {
+                    if !sim.store.append(&entries) {
+                        sim.given_up = true;
+                        self.schedule(0, later(Event::DiskFailed));
+                        return;
+                    }
+                }
                 Action::SetCommitted(position) => sim.store.set_committed(position),
                 Action::CutTail { after } => sim.store.cut(after),
                 Action::ResetLog { at, history } => sim.store.reset(at, history),
@@ -477,6 +490,7 @@ impl World {
                     if trim {
                         sim.store.trim();
                     }
+                    sim.store.checkpoint();
                     if self.now_us.is_multiple_of(4) {
                         self.sync(node);
                     }

@@ -218,6 +218,33 @@ fn a_ballast_that_did_not_fit_back_is_taken_again_by_a_later_checkpoint_and_by_o
     }
 }
 
+/// What is asked before an append is what the append then does, to the entry.
+#[test]
+fn a_journal_tells_how_many_entries_it_takes() {
+    let disk = SimDisk::new(64 << 20);
+    let mut store = fresh(&disk, &StoreConfig::small());
+    let mut end = LogPosition::ZERO;
+    loop {
+        let mut entries = Vec::new();
+        for count in [1, 7, 2, 5] {
+            let entry = write(entries.last().map_or(end, |e: &Entry| e.header.position), 1, chunk(1, 0), 0, count, 10);
+            entries.push(entry);
+        }
+        // Told from the headers.
+        let headers: Vec<_> =
+            entries.iter().map(|e| Entry { header: e.header.clone(), data: bytes::Bytes::new() }).collect();
+        let takes = store.journal_takes(&headers);
+        if takes < entries.len() {
+            assert!(matches!(store.append(pg(0), &entries[..=takes]), Err(StoreError::JournalFull { .. })));
+            store.append(pg(0), &entries[..takes]).unwrap();
+            break;
+        }
+        store.append(pg(0), &entries).unwrap();
+        end = entries.last().unwrap().header.position;
+    }
+    assert!(store.unapplied_bytes() > store.journal_bytes() / 2);
+}
+
 /// What was sequenced needs more than the ballast has, so checkpoints fail; then processes die, one after the other.
 #[test]
 fn a_full_disk_opens_again_and_again() {

@@ -125,3 +125,62 @@ fn a_late_copy_of_a_write_that_another_primary_refused_is_not_carried_out() {
         &[Mutant::TakeFromEarlierEpoch],
     );
 }
+
+/// The disk of C is full, and overwriting goes on, which needs no room: its journal fills up, and no checkpoint frees any of it.
+fn fill_journal_of_c(world: &mut World) -> Verdict {
+    put(world, 1, (0, 0), 1)?;
+    world.run_ms(200);
+    let store = &mut world.nodes.get_mut(&C).unwrap().store;
+    store.credits = 0;
+    store.journal_bytes = Some(8 * BLOCK_SIZE);
+    Ok(())
+}
+
+#[test]
+fn a_member_without_room_in_journal_and_disk_declines_and_returns() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            fill_journal_of_c(&mut world)?;
+            for operation in 2..30 {
+                put(&mut world, operation, (0, 0), operation)?;
+            }
+            holds("C has left", !in_sync(&world, C))?;
+            world.nodes.get_mut(&C).unwrap().store.credits = u64::MAX;
+            heal_and_converge(&mut world)?;
+            expect("what is left", value_at(&mut world, (0, 0))?, 29)
+        },
+        &[Mutant::TakeIntoFullJournal],
+    );
+}
+
+/// It cannot leave, so writes wait for it, and go on by themselves.
+#[test]
+fn a_member_that_declined_and_cannot_leave_is_sent_the_entries_again() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            world.crash(B);
+            holds("B is removed", world.run_until(6000, |w| !in_sync(w, B)))?;
+            fill_journal_of_c(&mut world)?;
+            let mut waiting = None;
+            for operation in 2..30 {
+                let token = world.request(write_of(S, operation, 0, (0, 0), operation));
+                if answer(&mut world, token, 500).is_none() {
+                    waiting = Some((token, operation));
+                    break;
+                }
+            }
+            let (token, operation) = waiting.ok_or("a write waits")?;
+            world.run_ms(3000);
+            holds("C stays", in_sync(&world, C))?;
+            world.nodes.get_mut(&C).unwrap().store.credits = u64::MAX;
+            let told = answer(&mut world, token, 1000);
+            expect("the write that waited", told, Some(Ok(Reply::Written)))?;
+            expect("what is left", value_at(&mut world, (0, 0))?, operation)?;
+            world.start(B, true);
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::TakeIntoFullJournal],
+    );
+}

@@ -1,6 +1,7 @@
 //! design 5.7: a replica that returns.
 
 use super::*;
+use crate::StoreView;
 use crate::sim::CHUNK_BLOCKS;
 
 /// A and B serve; C is syncing and is not let in.
@@ -259,6 +260,84 @@ fn a_long_message_is_taken_in_parts_each_with_what_of_it_is_committed() {
     let most = world.nodes[&C].store.most_uncommitted_bytes;
     // A message of the model's journal has seven entries.
     assert!(most <= 5 * length, "{most} bytes had to fit the journal at once");
+}
+
+/// C has missed the filling of so many chunks, and its journal holds four of them.
+fn stale_c_with_a_small_journal(world: &mut World, chunks: u32) -> Verdict {
+    world.crash(C);
+    holds("C is removed", world.run_until(6000, |w| !in_sync(w, C)))?;
+    for index in 0..chunks {
+        let operation = u64::from(index) + 1;
+        insist(world, &write_bytes(S, operation, operation, (index, 0), CHUNK_BYTES, operation))?;
+    }
+    insist(world, &flush_of(S))?;
+    world.run_ms(200);
+    for node in [A, B] {
+        world.nodes.get_mut(&node).unwrap().store.trim();
+    }
+    world.nodes.get_mut(&C).unwrap().store.journal_bytes = Some(4 * CHUNK_BYTES);
+    Ok(())
+}
+
+const CHUNK_BYTES: usize = CHUNK_BLOCKS as usize * BLOCK_SIZE;
+
+/// Two nodes gone one after the other: what is copied to the first cannot be committed without the second, and does not fit
+/// its journal. The set is at its minimum, so the group is whole again only with the copy.
+#[test]
+fn a_resync_goes_on_while_what_it_copies_cannot_be_committed() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            stale_c_with_a_small_journal(&mut world, 24)?;
+            world.crash(B);
+            world.start(C, true);
+            holds("C becomes complete", world.run_until(30_000, |w| in_sync(w, C)))?;
+            put(&mut world, 100, (30, 0), 7)?;
+            world.start(B, true);
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::CopiesAwaitCommitment],
+    );
+}
+
+/// What an incomplete member settled by itself is not in the log of the next primary.
+#[test]
+fn what_a_resync_settled_and_the_next_primary_lacks_is_undone() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            stale_c_with_a_small_journal(&mut world, 8)?;
+            // B gets no entries, and C does not get to the end.
+            world.lose = Some(Box::new(|e| {
+                let entries = matches!(&e.message, Message::Append(append) if !append.entries.is_empty());
+                (between(A, B, e) && entries) || matches!(e.message, Message::Dedupe { .. })
+            }));
+            world.start(C, true);
+            world.run_ms(1500);
+            let _ = world.request(write_of(S, 100, 0, (3, 0), 77));
+            world.run_ms(100);
+            let map_version = world.meta.version;
+            let _ = world.request(ClientRequest::DeleteObject { map_version, origin: None, object: ObjectId(1) });
+            world.run_ms(100);
+            // No other member knows this chunk.
+            let _ = world.request(write_of(S, 101, 0, (40, 0), 78));
+            world.run_ms(100);
+            holds("C syncs", state(&world, C) == MemberState::Syncing)?;
+            let settled = world.nodes[&C].store.committed();
+            holds("C has settled what B lacks", settled > world.nodes[&B].store.log_end())?;
+            world.crash(A);
+            world.meta.node_dead(A);
+            world.broadcast_map();
+            holds("B leads", world.run_until(8000, |w| w.meta.record.primary == Some(disk(B))))?;
+            world.lose = None;
+            holds("C becomes complete", world.run_until(30_000, |w| in_sync(w, C)))?;
+            converged(&world)?;
+            expect("what B leads with", value_at(&mut world, (3, 0))?, 4)?;
+            world.start(A, true);
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::OneSidedDelta],
+    );
 }
 
 /// A copy is in the stream only: the journal holds nothing in its place.

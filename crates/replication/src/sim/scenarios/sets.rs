@@ -116,3 +116,17 @@ fn writes_wait_while_too_few_members_are_level() {
         &[Mutant::NoMinimum],
     );
 }
+
+/// A report that its sender had no room for is lost although the connection holds.
+#[test]
+fn a_member_that_says_nothing_is_asked_where_it_stands() {
+    let mut world = serving(3, 3, None);
+    put(&mut world, 1, (0, 0), 5).unwrap();
+    world.run_ms(1000);
+    let lost = std::cell::Cell::new(false);
+    world.lose =
+        Some(Box::new(move |e| between(C, A, e) && matches!(&e.message, Message::Appended(_)) && !lost.replace(true)));
+    let told = ask(&mut world, write_of(S, 2, 0, (0, 0), 6), 500);
+    assert_eq!(told, Some(Ok(Reply::Written)));
+    assert!(in_sync(&world, C));
+}
