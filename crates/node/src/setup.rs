@@ -28,7 +28,7 @@ use weft_types::{ClusterId, Incarnation, NodeId};
 const FIRST_NODE: NodeId = NodeId(1);
 /// A single voter elects itself at once; this is for a slow disk.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(30);
-const SEGMENT_MIB: std::ops::RangeInclusive<u32> = 16..=64;
+const SEGMENT_MIB: std::ops::RangeInclusive<u32> = 8..=64;
 const MIN_SEGMENTS: u32 = 4;
 
 #[derive(Debug, thiserror::Error)]

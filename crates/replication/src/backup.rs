@@ -331,13 +331,11 @@ impl Backup {
 
     /// How many of these entries are taken, and what is asked of the primary when none of them follows our log.
     ///
-    /// As long as the disk has room, a checkpoint makes room in the journal. When both are full, an append would be refused and
-    /// cost this replica its place: such entries are left to be sent again (decision 0021).
+    /// A journal that is full of what no checkpoint may free yet, or whose disk is full too, would refuse an append, which costs
+    /// the replica its place: such entries are left to be sent again (decision 0021).
     fn takes(&mut self, cx: &Context<'_>, new: &[Arc<Entry>]) -> (usize, Resend) {
-        let fit = |entries: &[Arc<Entry>]| {
-            let any = cx.view.credits_bytes() > 0 || cx.core.planted(Mutant::TakeIntoFullJournal);
-            if any { entries.len() } else { cx.view.journal_takes(entries) }
-        };
+        let any = cx.core.planted(Mutant::TakeIntoFullJournal);
+        let fit = |entries: &[Arc<Entry>]| if any { entries.len() } else { cx.view.journal_takes(entries) };
         let Some(leader) = &mut self.leader else { return (fit(new), Resend::No) };
         match leader.declined.take() {
             None => (fit(new), Resend::No),

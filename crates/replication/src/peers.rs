@@ -175,7 +175,9 @@ impl Peer {
     /// Its last word on space would make us hold something back. It has to be asked again: a member that is idle says
     /// nothing by itself, and neither a resync nor a write may wait for room that is there by now.
     pub fn is_short_of_room(&self) -> bool {
-        self.credits_bytes < self.taken_room() + ROOM_TO_ASK_AGAIN_BYTES || self.stream_bytes() < MAX_STREAM_BYTES
+        self.credits_bytes < self.taken_room() + ROOM_TO_ASK_AGAIN_BYTES
+            || self.stream_bytes() < MAX_STREAM_BYTES
+            || self.journal_room_bytes == 0
     }
 
     fn has_room(&self) -> bool {

@@ -32,7 +32,7 @@ enum Admission {
     Go {
         absent_blocks: u16,
     },
-    /// When the open batch has been appended.
+    /// When the open batch has been appended, or journals have room.
     Later,
     NoSpace,
 }
@@ -345,6 +345,9 @@ impl Primary {
     /// present have theirs. Looking them up costs more than the usual answer, so that is done only when room is short.
     fn admission(&self, cx: &Context<'_>, request: &ClientRequest, scope: Scope) -> Admission {
         let block = BLOCK_SIZE as u64;
+        if matches!(request, ClientRequest::Write { .. } | ClientRequest::Fill(_)) && !self.journals_have_room(cx) {
+            return Admission::Later;
+        }
         let extra = match request {
             ClientRequest::Write { data, .. } if self.has_credits(cx, data.len() as u64 + block) => {
                 return Admission::FREE;
@@ -368,6 +371,15 @@ impl Primary {
         } else {
             Admission::NoSpace
         }
+    }
+
+    /// Decision 0018: the journal of every member has room beside what is under way to it. What frees space is not asked.
+    fn journals_have_room(&self, cx: &Context<'_>) -> bool {
+        if cx.core.planted(Mutant::WriteIntoFullJournals) {
+            return true;
+        }
+        let mut counting = self.peers.iter().filter(|p| p.counts() && p.is_joined());
+        cx.view.journal_room_bytes() > 0 && counting.all(|p| p.journal_room_bytes > 0)
     }
 
     /// design 5.10: room on every member for what is under way and for this.

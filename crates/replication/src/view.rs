@@ -33,10 +33,11 @@ pub trait StoreView {
     fn dedupe_table(&self) -> Vec<SessionRecords>;
     /// What may still be admitted.
     fn credits_bytes(&self) -> u64;
-    /// What the journal takes before it is short of room. Of the whole disk, whichever group fills it.
+    /// What the journal takes of what clients begin to write, beside what may be under way to it already (decision 0018). Of the
+    /// whole disk, whichever group fills it.
     fn journal_room_bytes(&self) -> u64;
-    /// How many of these entries, from the first on, fit the journal as it is, without a checkpoint. What they take is told
-    /// from their headers.
+    /// How many of these entries of another primary's, from the first on, find room in the journal: as it is, or after a
+    /// checkpoint of what is committed here if the disk has room for one. What they take is told from their headers.
     fn journal_takes(&self, entries: &[Arc<Entry>]) -> usize;
     fn has_chunk(&self, chunk: ChunkId) -> bool;
     /// Hashes of a chunk's blocks, from its trailer and the overlay. `None` when there is no such chunk.

@@ -221,7 +221,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// The first lap that is still needed when `applied` is in chunk files.
-    fn wanted_first_live(&self, applied: impl Fn(&Group) -> LogPosition) -> u64 {
+    pub(crate) fn wanted_first_live(&self, applied: impl Fn(&Group) -> LogPosition) -> u64 {
         let head = self.journal.head().lap;
         let pinned = self.groups.values().filter_map(|g| g.pinned_lap(applied(g))).min().unwrap_or(head);
         let kept = head.saturating_sub(u64::from(self.config.retained_segments));
@@ -247,7 +247,9 @@ impl<D: Disk> Store<D> {
                 moves.push((group.pg, *entry));
             }
         }
-        let Some(oldest) = moves.iter().map(|(_, e)| u64::from(e.lap)).min() else { return Ok(()) };
+        // Oldest first: when there is no room for all, at least the oldest segments are freed.
+        moves.sort_by_key(|(_, entry)| entry.lap);
+        let Some(oldest) = moves.first().map(|(_, entry)| u64::from(entry.lap)) else { return Ok(()) };
         for (pg, entry) in moves {
             let copied = self.read_entry(&entry)?;
             let body = encode(&copied.header)?;
@@ -381,6 +383,6 @@ impl<D: Disk> Store<D> {
 }
 
 /// How far a group may be applied.
-fn apply_to(group: &Group, config: &StoreConfig) -> LogPosition {
+pub(crate) fn apply_to(group: &Group, config: &StoreConfig) -> LogPosition {
     if config.has(Mutant::ApplyUncommitted) { group.end } else { group.committed.max(group.applied) }
 }

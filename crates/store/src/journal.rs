@@ -166,8 +166,13 @@ impl<D: Disk> Journal<D> {
 
     /// Whether records of these sizes fit, leaving `spare` segments alone.
     pub(crate) fn fits(&self, sizes: impl Iterator<Item = u64>, spare: u64) -> bool {
+        self.fits_from(self.first_live, sizes, spare)
+    }
+
+    /// The same, were all segments before this lap free.
+    pub(crate) fn fits_from(&self, first_live: u64, sizes: impl Iterator<Item = u64>, spare: u64) -> bool {
         let capacity = u64::from(self.segment_bytes);
-        let last_lap = (self.first_live + self.segment_count()).saturating_sub(1 + spare);
+        let last_lap = (first_live + self.segment_count()).saturating_sub(1 + spare);
         let mut lap = self.head.lap;
         let mut offset = u64::from(self.head.offset.max(SEGMENT_HEADER_BYTES));
         for size in sizes {

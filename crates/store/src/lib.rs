@@ -42,7 +42,8 @@
 //!
 //! // Checkpoint. Same shape. Some(..) whenever there is durable, committed, unapplied work (or segments to free).
 //! store.begin_checkpoint() -> Result<Option<CheckpointJob<D>>>; CheckpointJob::run(self) -> CheckpointOutcome; store.finish_checkpoint(outcome) -> Result<()>
-//! store.journal_pressure() -> JournalPressure { unapplied_bytes, used_bytes, total_bytes, entries, .. }.fraction()   checkpoint from 0.3, slow writers from 0.6
+//! store.journal_pressure() -> JournalPressure { unapplied_bytes, used_bytes, total_bytes, entries, .. }.fraction()   checkpoint from 0.3
+//! store.journal_room_bytes(), .journal_usable_bytes(), .journal_takes(&entries, CheckpointsFree)   room for entries, at once
 //!
 //! // Reads. Zeros where absent. Every block verified.
 //! store.prepare_read(pg, ChunkId, BlockRange) -> Result<ReadJob<D>>
@@ -91,6 +92,7 @@ mod read;
 mod real_disk;
 mod record;
 mod recover;
+mod room;
 mod sealed;
 mod state;
 mod store;
@@ -112,6 +114,7 @@ pub use state::{
     Completeness, DedupeTable, JournalPosition, Lookup, MAX_REMOVED_PER_GROUP, RemovedChunks, ReplicaState,
     SessionRecord,
 };
+pub use room::CheckpointsFree;
 pub use store::{JournalMark, JournalPressure, Space, Store};
 pub use superblock::{Expected, FORMAT_VERSION, Identity, check_disk};
 

@@ -12,6 +12,7 @@ use crate::group::{EffectKind, Group};
 use crate::journal::{Journal, NewRecord};
 use crate::read::read_segment;
 use crate::record::Kind;
+use crate::room::APPEND_LEAVES_SEGMENTS;
 use crate::state::{DedupeTable, GroupSnapshot, JournalPosition, ReplicaState};
 use crate::superblock::{self, Identity, Superblock};
 use serde::Serialize;
@@ -20,9 +21,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use weft_types::{ChunkSize, Effect, Entry, EntryHeader, LogPosition, PgId, SessionId, VolumeId};
-
-/// Free segments that entries leave alone: for records without which nothing could be applied and freed.
-const APPEND_LEAVES_SEGMENTS: u64 = 1;
 
 /// One disk, owned by one thread.
 pub struct Store<D: Disk> {
@@ -75,12 +73,17 @@ pub struct JournalPressure {
 }
 
 impl JournalPressure {
-    /// 0 is empty, 1 is full. A checkpoint is due from 0.3; writers are slowed down from 0.6.
+    /// 0 is empty, 1 is full.
     #[must_use]
     pub fn fraction(&self) -> f64 {
         let bytes = self.unapplied_bytes as f64 / (self.total_bytes as f64).max(1.0);
-        let entries = self.entries as f64 / (self.max_entries as f64).max(1.0);
-        bytes.max(entries)
+        bytes.max(self.entries_fraction())
+    }
+
+    /// Of the entries that the index may hold.
+    #[must_use]
+    pub fn entries_fraction(&self) -> f64 {
+        self.entries as f64 / (self.max_entries as f64).max(1.0)
     }
 }
 
@@ -487,38 +490,6 @@ impl<D: Disk> Store<D> {
 
     pub(crate) fn pinned_now(&self) -> Option<u64> {
         self.groups.values().filter_map(|g| g.pinned_lap(g.applied)).min()
-    }
-
-    /// From the oldest entry that is not in a chunk file to the head, with the oldest entry as of the last look at free space.
-    /// `journal_pressure` knows better and walks all groups for it.
-    pub fn unapplied_bytes(&self) -> u64 {
-        self.bytes_from(self.pinned)
-    }
-
-    /// The whole journal.
-    pub fn journal_bytes(&self) -> u64 {
-        self.journal.total_bytes()
-    }
-
-    /// How many of these entries, from the first on, [`Store::append`] would take now. By their headers: the data need not be
-    /// there. That they follow the log is not looked at.
-    pub fn journal_takes<E: Borrow<Entry>>(&self, entries: &[E]) -> usize {
-        let size = |entry: &Entry| {
-            // What cannot be encoded does not fit.
-            let body = encode(&entry.header).map_or(usize::MAX / 2, |body| body.len());
-            crate::record::padded((crate::record::HEADER_BYTES + body + entry.header.effect.data_len()) as u64)
-        };
-        let sizes: Vec<u64> = entries.iter().map(|entry| size(entry.borrow())).collect();
-        let (mut fit, mut too_many) = (0, sizes.len() + 1);
-        while fit + 1 < too_many {
-            let middle = usize::midpoint(fit, too_many);
-            if self.journal.fits(sizes[..middle].iter().copied(), APPEND_LEAVES_SEGMENTS) {
-                fit = middle;
-            } else {
-                too_many = middle;
-            }
-        }
-        fit
     }
 
     fn bytes_from(&self, pinned: Option<u64>) -> u64 {

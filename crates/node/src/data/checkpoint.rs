@@ -6,6 +6,7 @@
 use super::groups::GroupKey;
 use super::host::{Host, Pool};
 use super::node::{Completion, DataNode};
+use super::room;
 use super::syncing::BLOCKING_WAIT;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -15,6 +16,8 @@ use weft_types::{BootTime, DiskId};
 
 /// Share of the journal in use from which it is checkpointed without pause.
 const CHECKPOINT_FROM: f64 = 0.3;
+/// The same of what it has for clients.
+const CHECKPOINT_FROM_SHARE: f64 = 0.5;
 /// Otherwise this often, so that a restart has little to replay.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -46,7 +49,9 @@ impl<P: Pool> Checkpointing<P> {
         store: &mut Store<D>,
         now: BootTime,
     ) -> Result<(), StoreError> {
-        let pressed = !self.no_room && store.journal_pressure().fraction() >= CHECKPOINT_FROM;
+        // The smaller a journal, the larger the part of it that clients may not have: they would wait before 0.3 of it is used.
+        let short = || room::share_in_use(store) >= CHECKPOINT_FROM_SHARE;
+        let pressed = !self.no_room && (store.journal_pressure().fraction() >= CHECKPOINT_FROM || short());
         if self.running || !(pressed || now.since(self.ended) >= CHECKPOINT_INTERVAL) {
             return Ok(());
         }

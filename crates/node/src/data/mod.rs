@@ -46,6 +46,7 @@ mod reading;
 mod reclaim;
 mod repair;
 mod report;
+mod room;
 mod scrub;
 mod server;
 mod syncing;

@@ -8,6 +8,7 @@ use super::flush::FlushPart;
 use super::host::{Host, Replier};
 use super::node::{DataNode, Stage};
 use super::repair::REPAIR_SESSION;
+use super::room;
 use super::turn::Speaker;
 use super::waiting::{Full, delay_under_pressure, must_wait};
 use crate::data::groups::GroupKey;
@@ -155,9 +156,6 @@ impl<R> Request<R> {
     }
 }
 
-/// Of every journal, for what the primaries of all nodes have sequenced and not every member has.
-const UNCOMMITTED_SHARE: f64 = 0.3;
-
 impl<H: Host> DataNode<H> {
     /// Looks at a request now, or holds it until that is allowed.
     pub(super) fn admit(&mut self, mut request: Request<H::Replier>) {
@@ -260,8 +258,8 @@ impl<H: Host> DataNode<H> {
     /// waiting for room in the next one's, would never be freed.
     pub(super) fn limit_clients(&mut self, map: &ClusterMap) {
         let nodes = map.nodes.iter().filter(|node| node.state != NodeState::Removed).count().max(1);
-        let journal = self.disks.values().map(|disk| disk.store.journal_pressure().total_bytes).min();
-        let part = journal.map_or(usize::MAX, |bytes| (bytes as f64 * UNCOMMITTED_SHARE) as usize / nodes);
+        let journal = self.disks.values().map(|disk| disk.store.journal_bytes()).min();
+        let part = journal.map_or(usize::MAX, |bytes| room::under_way_bytes(bytes) as usize / nodes);
         let part = if planted(Mutant::NoJournalBound) { usize::MAX } else { part };
         self.client_limit_bytes = self.settings.memory.client_bytes.min(part);
     }

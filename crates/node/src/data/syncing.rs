@@ -11,6 +11,7 @@ use super::groups::GroupKey;
 use super::host::{Host, Pool};
 use super::node::{Completion, DataNode, Shared, Stage};
 use super::proof::{self, CacheLife};
+use super::room;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -36,7 +37,7 @@ pub(super) struct LocalDisk<H: Host> {
     failed: Option<String>,
     sync: Syncing<H::Pool>,
     space_asked: BootTime,
-    journal_share: f64,
+    entries_share: f64,
 }
 
 struct Syncing<P> {
@@ -87,7 +88,7 @@ impl<H: Host> LocalDisk<H> {
             failed,
             sync,
             space_asked: now,
-            journal_share: 0.0,
+            entries_share: 0.0,
         };
         disk.measure_journal();
         Ok(disk)
@@ -105,14 +106,14 @@ impl<H: Host> LocalDisk<H> {
         news
     }
 
-    /// Share of the journal in use. The store walks its groups for it, so it is measured a few times per second and not
-    /// per write.
-    pub(super) const fn journal_share(&self) -> f64 {
-        self.journal_share
+    /// Share in use of what the journal has for clients.
+    pub(super) fn journal_share(&self) -> f64 {
+        room::share_in_use(&self.store).max(self.entries_share)
     }
 
+    /// The store walks its groups for the number of entries, so that is measured a few times per second and not per write.
     pub(super) fn measure_journal(&mut self) {
-        self.journal_share = self.store.journal_pressure().fraction();
+        self.entries_share = self.store.journal_pressure().entries_fraction();
     }
 
     /// Waits for jobs on other threads that still touch the disk. The end of the thread.

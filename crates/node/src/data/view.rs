@@ -3,11 +3,11 @@
 //! The machine of a group exists only while its group is open in the store, so `UnknownGroup` cannot come; an empty answer
 //! stands for it.
 
-use super::waiting::SLOW_FROM;
+use super::room;
 use std::sync::Arc;
 use weft_proto::replication::{ChunkDigest, ChunkHealth, RemovedChunks, SessionRecords};
 use weft_replication::{Changes, LogUnavailable, Lookup, RemovalMemory, SavedState, StoreView};
-use weft_store::{Completeness, Coverage, DedupeTable, Disk, ReplicaState, SessionRecord, Store, StoreError};
+use weft_store::{CheckpointsFree, Completeness, Coverage, DedupeTable, Disk, ReplicaState, SessionRecord, Store, StoreError};
 use weft_types::{BlockRange, ChunkId, Entry, LogPosition, ObjectId, OperationId, PgId, SessionId, TruncateGeneration};
 
 pub(super) struct GroupView<'a, D: Disk> {
@@ -115,13 +115,13 @@ impl<D: Disk> StoreView for GroupView<'_, D> {
     }
 
     fn journal_room_bytes(&self) -> u64 {
-        // Up to where writers are slowed down.
-        let most = self.store.journal_bytes() as f64 * SLOW_FROM;
-        (most as u64).saturating_sub(self.store.unapplied_bytes())
+        room::for_clients_bytes(self.store)
     }
 
     fn journal_takes(&self, entries: &[Arc<Entry>]) -> usize {
-        self.store.journal_takes(entries)
+        let full = self.credits_bytes() == 0;
+        let checkpoints = if full { CheckpointsFree::Nothing } else { CheckpointsFree::WhatIsCommitted };
+        self.store.journal_takes(entries, checkpoints)
     }
 
     fn has_chunk(&self, chunk: ChunkId) -> bool {

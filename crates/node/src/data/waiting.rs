@@ -109,14 +109,13 @@ impl<T> Waiting<T> {
     }
 }
 
-/// Share of the journal in use from which writers are slowed down, and from which they wait. What is left above is for
-/// what is sequenced already, here and at other primaries.
-pub(super) const SLOW_FROM: f64 = 0.6;
-const STOP_AT: f64 = 0.8;
+/// Share of the journal's room for clients (`room`) from which writers are slowed down, and from which they wait.
+const SLOW_FROM: f64 = 0.7;
+const STOP_AT: f64 = 1.0;
 /// The delay of a write when the journal is all but full: long against a write, short against any timeout.
 const LONGEST_DELAY: Duration = Duration::from_millis(100);
 
-/// How long a write is held back at this share of the journal (design 6: slow writers down gradually). Rises with the
+/// How long a write is held back at this share of it (design 6: slow writers down gradually). Rises with the
 /// square, so that the first slowing is hardly felt and a stand-still is not needed.
 #[must_use]
 pub(super) fn delay_under_pressure(fraction: f64) -> Option<Duration> {
@@ -177,11 +176,11 @@ mod tests {
 
     #[test]
     fn writers_are_slowed_gradually() {
-        assert_eq!(delay_under_pressure(0.6), None);
-        let some = delay_under_pressure(0.7).unwrap();
-        let more = delay_under_pressure(0.75).unwrap();
+        assert_eq!(delay_under_pressure(0.7), None);
+        let some = delay_under_pressure(0.8).unwrap();
+        let more = delay_under_pressure(0.9).unwrap();
         assert!(some < more && more <= LONGEST_DELAY);
-        assert!(!must_wait(0.7) && must_wait(0.8));
+        assert!(!must_wait(0.99) && must_wait(1.0));
         assert_eq!(delay_under_pressure(2.0), Some(LONGEST_DELAY));
     }
 }

@@ -3,7 +3,7 @@
 use super::model::{at, block_bytes, chunk, expected, fresh, pg, reopen, write};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::fault::{PowerLoss, SimDisk};
-use crate::{Mutant, ReadOutcome, Repaired, Store, StoreConfig, StoreError};
+use crate::{CheckpointsFree, Mutant, ReadOutcome, Repaired, Store, StoreConfig, StoreError};
 use weft_types::{BLOCK_SIZE, BlockIndex, BlockRange, ChunkId, Effect, Entry, LogPosition, ObjectId};
 
 fn one(block: u16) -> BlockRange {
@@ -218,13 +218,13 @@ fn a_ballast_that_did_not_fit_back_is_taken_again_by_a_later_checkpoint_and_by_o
     }
 }
 
-/// What is asked before an append is what the append then does, to the entry.
+/// What is asked before an append is what the append then does, and leaves a segment for this node's own entries.
 #[test]
 fn a_journal_tells_how_many_entries_it_takes() {
     let disk = SimDisk::new(64 << 20);
     let mut store = fresh(&disk, &StoreConfig::small());
     let mut end = LogPosition::ZERO;
-    loop {
+    let asked = loop {
         let mut entries = Vec::new();
         for count in [1, 7, 2, 5] {
             let entry = write(entries.last().map_or(end, |e: &Entry| e.header.position), 1, chunk(1, 0), 0, count, 10);
@@ -233,16 +233,52 @@ fn a_journal_tells_how_many_entries_it_takes() {
         // Told from the headers.
         let headers: Vec<_> =
             entries.iter().map(|e| Entry { header: e.header.clone(), data: bytes::Bytes::new() }).collect();
-        let takes = store.journal_takes(&headers);
+        let takes = store.journal_takes(&headers, CheckpointsFree::Nothing);
+        store.append(pg(0), &entries[..takes]).unwrap();
+        end = entries[..takes].last().map_or(end, |entry| entry.header.position);
         if takes < entries.len() {
-            assert!(matches!(store.append(pg(0), &entries[..=takes]), Err(StoreError::JournalFull { .. })));
-            store.append(pg(0), &entries[..takes]).unwrap();
-            break;
+            break headers[takes..].to_vec();
         }
-        store.append(pg(0), &entries).unwrap();
-        end = entries.last().unwrap().header.position;
+    };
+    assert!(store.journal_room_bytes() > store.segment_bytes() / 2, "{}", store.journal_room_bytes());
+    assert!(store.journal_room_bytes() < 2 * store.segment_bytes(), "{}", store.journal_room_bytes());
+    let after_a_checkpoint = |store: &Store<SimDisk>| store.journal_takes(&asked, CheckpointsFree::WhatIsCommitted);
+    assert_eq!(after_a_checkpoint(&store), 0, "nothing is committed");
+    store.set_committed(pg(0), end).unwrap();
+    assert_eq!(after_a_checkpoint(&store), asked.len());
+    assert_eq!(store.journal_takes(&asked, CheckpointsFree::Nothing), 0);
+    // This node's own find room all the time, for a while.
+    store.append(pg(0), &[write(end, 1, chunk(1, 0), 0, 5, 10)]).unwrap();
+    store.checkpoint_now().unwrap();
+    assert_eq!(store.journal_takes(&asked, CheckpointsFree::Nothing), asked.len());
+}
+
+/// Half of the ring is pinned by a group that cannot commit, and only the oldest of it can be copied forward at a time.
+#[test]
+fn a_group_that_cannot_commit_leaves_room_for_the_others() {
+    let disk = SimDisk::new(64 << 20);
+    let mut store = fresh(&disk, &StoreConfig::small());
+    let mut pinned = LogPosition::ZERO;
+    for _ in 0..3 {
+        let entry = write(pinned, 1, chunk(1, 0), 0, 14, 10);
+        store.append(pg(0), std::slice::from_ref(&entry)).unwrap();
+        pinned = entry.header.position;
     }
-    assert!(store.unapplied_bytes() > store.journal_bytes() / 2);
+    let mut end = LogPosition::ZERO;
+    for number in 0..200u16 {
+        let entry = write(end, 1, chunk(2, 0), 0, 5, (number % 200) as u8);
+        for _ in 0..4 {
+            if store.journal_takes(std::slice::from_ref(&entry), CheckpointsFree::Nothing) == 1 {
+                break;
+            }
+            store.checkpoint_now().unwrap();
+        }
+        store.append(pg(1), std::slice::from_ref(&entry)).unwrap();
+        end = entry.header.position;
+        store.set_committed(pg(1), end).unwrap();
+    }
+    assert_eq!(store.log_end(pg(0)).unwrap(), pinned);
+    assert_eq!(store.applied(pg(0)).unwrap(), LogPosition::ZERO);
 }
 
 /// What was sequenced needs more than the ballast has, so checkpoints fail; then processes die, one after the other.
