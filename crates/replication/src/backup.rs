@@ -360,11 +360,12 @@ impl Backup {
     /// A resync's target that is short of room in its journal settles what it holds by itself. Its log is nobody's: should
     /// another primary not have these entries, the log is begun anew, and what they changed is compared (decision 0021).
     fn commit(&self, cx: &mut Context<'_>, committed: LogPosition, taken_bytes: usize) {
-        let settles = cx.core.saved.complete_to.is_some() && self.joined().is_some_and(|leader| leader.settles);
-        let short = cx.view.journal_room_bytes() < SETTLE_BELOW_BYTES + taken_bytes as u64;
+        let settles = cx.core.saved.complete_to.is_some()
+            && self.joined().is_some_and(|leader| leader.settles)
+            && cx.view.journal_room_bytes() < SETTLE_BELOW_BYTES + taken_bytes as u64
+            && !cx.core.planted(Mutant::CopiesAwaitCommitment);
         let end = cx.core.log_end;
-        let all = settles && short && !cx.core.planted(Mutant::CopiesAwaitCommitment);
-        cx.set_committed(if all { end } else { committed.min(end) });
+        cx.set_committed(if settles { end } else { committed.min(end) });
     }
 
     /// design 5.7: what is missing is remembered durably before the first entry after the gap is taken.
