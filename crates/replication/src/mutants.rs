@@ -115,13 +115,15 @@ pub enum Mutant {
     CutKeepsEdge,
     /// An incomplete member frees only what every member that counts has (5.7).
     CopiesAwaitCommitment,
+    /// Clients are let in although the journal of a member has no room beside what is under way to it (decision 0018).
+    WriteIntoFullJournals,
     /// A member takes entries although neither its journal nor its disk has room (5.10).
     TakeIntoFullJournal,
 }
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 57] = [
+    pub const ALL: [Self; 58] = [
         Self::SkipEpochCheck,
         Self::AcknowledgeEarly,
         Self::SkipPeering,
@@ -178,6 +180,7 @@ impl Mutant {
         Self::WriteAnyGeneration,
         Self::CutKeepsEdge,
         Self::CopiesAwaitCommitment,
+        Self::WriteIntoFullJournals,
         Self::TakeIntoFullJournal,
     ];
 }

@@ -373,13 +373,14 @@ impl Primary {
         }
     }
 
-    /// Decision 0018: the journal of every member has room beside what is under way to it. What frees space is not asked.
+    /// Decision 0018: the journal of every member has room beside what is under way to it. What frees space does not ask. A member
+    /// whose disk is full is not waited for: no checkpoint frees its journal, and it leaves (decision 0021).
     fn journals_have_room(&self, cx: &Context<'_>) -> bool {
         if cx.core.planted(Mutant::WriteIntoFullJournals) {
             return true;
         }
         let mut counting = self.peers.iter().filter(|p| p.counts() && p.is_joined());
-        cx.view.journal_room_bytes() > 0 && counting.all(|p| p.journal_room_bytes > 0)
+        cx.view.journal_room_bytes() > 0 && counting.all(|p| p.journal_room_bytes > 0 || p.credits_bytes == 0)
     }
 
     /// design 5.10: room on every member for what is under way and for this.

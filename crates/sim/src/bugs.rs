@@ -222,6 +222,9 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::CopiesAwaitCommitment => {
             not_seen(0, "replication a_resync_goes_on_while_what_it_copies_cannot_be_committed")
         }
+        Replication::WriteIntoFullJournals => {
+            not_seen(0, "replication a_member_short_of_journal_holds_up_writers_and_stays")
+        }
         Replication::TakeIntoFullJournal => {
             not_seen(0, "replication a_member_without_room_in_journal_and_disk_declines_and_returns")
         }

@@ -110,11 +110,11 @@ pub use raw_log::RawLog;
 pub use read::{BadBlock, ReadJob, ReadOutcome};
 pub use real_disk::RealDisk;
 pub use recover::RecoveryReport;
+pub use room::CheckpointsFree;
 pub use state::{
     Completeness, DedupeTable, JournalPosition, Lookup, MAX_REMOVED_PER_GROUP, RemovedChunks, ReplicaState,
     SessionRecord,
 };
-pub use room::CheckpointsFree;
 pub use store::{JournalMark, JournalPressure, Space, Store};
 pub use superblock::{Expected, FORMAT_VERSION, Identity, check_disk};
 

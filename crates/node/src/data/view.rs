@@ -7,7 +7,9 @@ use super::room;
 use std::sync::Arc;
 use weft_proto::replication::{ChunkDigest, ChunkHealth, RemovedChunks, SessionRecords};
 use weft_replication::{Changes, LogUnavailable, Lookup, RemovalMemory, SavedState, StoreView};
-use weft_store::{CheckpointsFree, Completeness, Coverage, DedupeTable, Disk, ReplicaState, SessionRecord, Store, StoreError};
+use weft_store::{
+    CheckpointsFree, Completeness, Coverage, DedupeTable, Disk, ReplicaState, SessionRecord, Store, StoreError,
+};
 use weft_types::{BlockRange, ChunkId, Entry, LogPosition, ObjectId, OperationId, PgId, SessionId, TruncateGeneration};
 
 pub(super) struct GroupView<'a, D: Disk> {

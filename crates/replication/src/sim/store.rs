@@ -67,6 +67,8 @@ pub struct ModelStore {
     pub credits: u64,
     /// The journal is full with so much that is not in chunk files.
     pub journal_bytes: Option<usize>,
+    /// Its checkpoints do not get on.
+    pub checkpoints_hang: bool,
     /// In chunk files, as far as the journal is concerned.
     applied: LogPosition,
     /// The disk has room for so many blocks, and tells so instead of `credits`.
@@ -89,10 +91,10 @@ impl ModelStore {
 
     /// False when the journal has no room: nothing was appended then.
     pub fn append(&mut self, entries: &[Arc<Entry>]) -> bool {
-        if self.fitting(entries) < entries.len() {
+        if self.fitting(entries, self.applied) < entries.len() {
             // As a node does, while everything else waits.
             self.checkpoint();
-            if self.fitting(entries) < entries.len() {
+            if self.fitting(entries, self.applied) < entries.len() {
                 return false;
             }
         }
@@ -106,20 +108,24 @@ impl ModelStore {
 
     /// Syncs, and frees what is committed from the journal, unless the disk is full.
     pub fn checkpoint(&mut self) {
-        if self.journal_bytes.is_some() && self.credits_bytes() > 0 {
+        if self.checkpoints_free() {
             self.synced(self.records.len());
             self.applied = self.state.committed;
         }
     }
 
-    fn journal_used(&self) -> usize {
-        let unapplied = self.state.log.iter().rev().take_while(|entry| entry.header.position > self.applied);
+    fn checkpoints_free(&self) -> bool {
+        self.journal_bytes.is_some() && self.credits_bytes() > 0 && !self.checkpoints_hang
+    }
+
+    fn journal_used(&self, applied: LogPosition) -> usize {
+        let unapplied = self.state.log.iter().rev().take_while(|entry| entry.header.position > applied);
         unapplied.map(|entry| journalled_bytes(entry)).sum()
     }
 
-    fn fitting(&self, entries: &[Arc<Entry>]) -> usize {
+    fn fitting(&self, entries: &[Arc<Entry>], applied: LogPosition) -> usize {
         let Some(capacity) = self.journal_bytes else { return entries.len() };
-        let mut used = self.journal_used();
+        let mut used = self.journal_used(applied);
         let too_many = entries.iter().position(|entry| {
             used += journalled_bytes(entry);
             used > capacity
@@ -434,12 +440,13 @@ impl StoreView for ModelStore {
     }
 
     fn journal_room_bytes(&self) -> u64 {
-        // Short of room from 0.6 on, as a node's.
-        self.journal_bytes.map_or(u64::MAX, |capacity| (capacity / 5 * 3).saturating_sub(self.journal_used()) as u64)
+        // The rest is for what is under way.
+        let room = |capacity: usize| (capacity / 5 * 3).saturating_sub(self.journal_used(self.applied)) as u64;
+        self.journal_bytes.map_or(u64::MAX, room)
     }
 
     fn journal_takes(&self, entries: &[Arc<Entry>]) -> usize {
-        self.fitting(entries)
+        self.fitting(entries, if self.checkpoints_free() { self.state.committed } else { self.applied })
     }
 
     fn has_chunk(&self, chunk: ChunkId) -> bool {

@@ -266,7 +266,7 @@ fn a_group_that_cannot_commit_leaves_room_for_the_others() {
     }
     let mut end = LogPosition::ZERO;
     for number in 0..200u16 {
-        let entry = write(end, 1, chunk(2, 0), 0, 5, (number % 200) as u8);
+        let entry = write(end, 1, chunk(2, 0), 0, 5, u64::from(number));
         for _ in 0..4 {
             if store.journal_takes(std::slice::from_ref(&entry), CheckpointsFree::Nothing) == 1 {
                 break;

@@ -154,6 +154,44 @@ fn a_member_without_room_in_journal_and_disk_declines_and_returns() {
     );
 }
 
+/// Decision 0018. The journal of C fills up, because its checkpoints do not get on. Writes wait for that, so what is under way
+/// finds room, and nobody is removed for it.
+#[test]
+fn a_member_short_of_journal_holds_up_writers_and_stays() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 1)?;
+            world.run_ms(200);
+            let store = |world: &mut World, hang| {
+                let store = &mut world.nodes.get_mut(&C).unwrap().store;
+                store.journal_bytes = Some(20 * BLOCK_SIZE);
+                store.checkpoints_hang = hang;
+            };
+            store(&mut world, true);
+            let mut waiting = None;
+            for operation in 2..40 {
+                let token = world.request(write_of(S, operation, 0, (0, 0), operation));
+                match answer(&mut world, token, 500) {
+                    Some(Ok(Reply::Written)) => {}
+                    None => {
+                        waiting = Some((token, operation));
+                        break;
+                    }
+                    other => return Err(format!("write {operation}: {other:?}")),
+                }
+            }
+            let (token, operation) = waiting.ok_or("a write waits")?;
+            world.run_ms(1200);
+            holds("C stays", in_sync(&world, C))?;
+            store(&mut world, false);
+            expect("the write that waited", answer(&mut world, token, 200), Some(Ok(Reply::Written)))?;
+            expect("what is left", value_at(&mut world, (0, 0))?, operation)
+        },
+        &[Mutant::WriteIntoFullJournals],
+    );
+}
+
 /// It cannot leave, so writes wait for it, and go on by themselves.
 #[test]
 fn a_member_that_declined_and_cannot_leave_is_sent_the_entries_again() {
