@@ -75,6 +75,8 @@ pub enum Mutant {
     PresenceBeforeBatch,
     /// A syncing member is sent fills whatever room it has (5.10).
     FillSentBlindly,
+    /// Zeros over blocks that are all present are taken for a fill that has nothing to do (decision 0020).
+    ZeroIsNothing,
     /// A resync copies nothing while a write waits to be acknowledged (5.7).
     CopyAwaitsWrites,
     /// A read waits for the resync copies of what it reads (5.7).
@@ -115,7 +117,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 54] = [
+    pub const ALL: [Self; 55] = [
         Self::SkipEpochCheck,
         Self::AcknowledgeEarly,
         Self::SkipPeering,
@@ -152,6 +154,7 @@ impl Mutant {
         Self::ReservedNeedsRoom,
         Self::PresenceBeforeBatch,
         Self::FillSentBlindly,
+        Self::ZeroIsNothing,
         Self::CopyAwaitsWrites,
         Self::CopyBlocksReads,
         Self::ToldForEver,
