@@ -15,6 +15,7 @@ use weft_tests::program::{output, run, said};
 const FILESYSTEM_BYTES: u64 = 3 << 30;
 const PIECE: usize = 1 << 20;
 const RESERVED_BYTES: u64 = 48 << 20;
+const ZEROED_BYTES: u64 = 16 << 20;
 const ENOSPC: i32 = 28;
 
 /// An ext4 of its own, so that it is really full and nothing else is. It goes with the files of the test.
@@ -87,9 +88,13 @@ fn what_was_reserved_can_be_written_on_a_full_volume() {
     let refused = fallocate(&more, FallocateFlags::empty(), 0, FILESYSTEM_BYTES).unwrap_err();
     assert_eq!(refused, rustix::io::Errno::NOSPC);
 
+    let zeroed = cluster.mount().join("zeroed");
+    reserve_write_and_zero(&zeroed);
+
     let filling = cluster.mount().join("filling");
     let written = fill(&filling);
     eprintln!("full after {} MiB beside what is reserved", written / PIECE);
+    zeros_kept_their_room(&zeroed);
     let half = size / 2;
     file.write_all_at(&pattern(6, 0, half), 0).unwrap();
     file.sync_all().unwrap();
@@ -107,8 +112,38 @@ fn what_was_reserved_can_be_written_on_a_full_volume() {
     cluster.start_node(2);
     cluster.wait_healthy();
     assert!(fs::read(&reserved).unwrap() == pattern(6, 0, size));
+    assert!(fs::read(&zeroed).unwrap() == pattern(8, 0, ZEROED_BYTES as usize));
     cluster.assert_replicas_identical();
     cluster.check_memory();
+}
+
+/// A file that has its room, half of it written and all of it made zeros.
+fn reserve_write_and_zero(path: &Path) {
+    let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(path).unwrap();
+    fallocate(&file, FallocateFlags::empty(), 0, ZEROED_BYTES).unwrap();
+    file.write_all_at(&pattern(7, 0, ZEROED_BYTES as usize / 2), 0).unwrap();
+    file.sync_all().unwrap();
+    zero_and_check(path, &file);
+}
+
+/// Every byte of it can be written on a full volume, made zeros once more, and written again.
+fn zeros_kept_their_room(path: &Path) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    for seed in [7, 8] {
+        let bytes = pattern(seed, 0, ZEROED_BYTES as usize);
+        zero_and_check(path, &file);
+        file.write_all_at(&bytes, 0).unwrap();
+        file.sync_all().unwrap();
+        assert!(fs::read(path).unwrap() == bytes);
+    }
+}
+
+fn zero_and_check(path: &Path, file: &File) {
+    fallocate(file, FallocateFlags::ZERO_RANGE, 0, ZEROED_BYTES).unwrap();
+    file.sync_all().unwrap();
+    assert!(fs::read(path).unwrap().iter().all(|byte| *byte == 0));
+    assert_eq!(fs::metadata(path).unwrap().len(), ZEROED_BYTES);
+    assert_eq!(fs::metadata(path).unwrap().blocks() * 512, ZEROED_BYTES, "zeros keep their room");
 }
 
 fn overwrite(path: &Path, bytes: &[u8]) {

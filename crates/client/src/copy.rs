@@ -2,7 +2,7 @@
 
 use crate::core::Operation;
 use crate::file::{OpenFile, end_of};
-use crate::options::{Durability, SizeEffect};
+use crate::options::Durability;
 use crate::shell::engine::received;
 use std::ops::Range;
 use weft_proto::data::CopySource;
@@ -33,7 +33,7 @@ impl OpenFile {
         let place = |at: u64| to_offset + (at - offset);
         for run in self.presence(offset.min(end)..end).await? {
             if run.start > at {
-                target.zero(place(at)..place(run.start), SizeEffect::Extend).await?;
+                target.make_hole(place(at)..place(run.start)).await?;
             }
             at = run.start + target.pull(place(run.start), self, &run).await?;
             if at < run.end {
@@ -41,9 +41,16 @@ impl OpenFile {
             }
         }
         if at < end {
-            target.zero(place(at)..place(end), SizeEffect::Extend).await?;
+            target.make_hole(place(at)..place(end)).await?;
         }
         Ok(end.saturating_sub(offset))
+    }
+
+    /// Zeros without room of their own: a hole stays one in the copy.
+    async fn make_hole(&self, range: Range<u64>) -> Result<(), ErrorKind> {
+        end_of(range.end, 0)?;
+        self.discard(range.clone()).await?;
+        self.extend_to(range.end).await
     }
 
     /// Lets the nodes write `range` of the source at `to`. Returns how much of it, from its beginning, was written.

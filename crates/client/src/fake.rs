@@ -25,7 +25,7 @@ use weft_types::error::NotServing;
 use weft_types::{
     AckMode, BLOCK_SIZE, BlockIndex, BlockRange, ChunkId, ChunkIndex, ChunkSize, ClusterId, DataError, DiskId,
     ErrorKind, Incarnation, InodeNumber, LossGeneration, MapVersion, NodeId, ObjectId, OperationId, Origin, PgId,
-    SessionId, SessionOwner, StartId, Timestamp, TruncateGeneration, VolumeId,
+    PresentBlocks, SessionId, SessionOwner, StartId, Timestamp, TruncateGeneration, VolumeId,
 };
 
 const DISK_BYTES: u64 = 100 << 30;
@@ -471,11 +471,17 @@ impl State {
                 }
                 if self.begin(fill.pg, fill.origin)? {
                     self.check_generation(fill.chunk.object, fill.generation)?;
-                    for block in
-                        BlockRange::covering(&(fill.offset_bytes..fill.offset_bytes + fill.length_bytes)).blocks()
-                    {
+                    let range = fill.offset_bytes..fill.offset_bytes + fill.length_bytes;
+                    let whole = [range.start, range.end].iter().all(|at| at.is_multiple_of(BLOCK_SIZE as u32));
+                    if fill.present == PresentBlocks::Zero && !whole {
+                        return Err(DataError::Malformed);
+                    }
+                    for block in BlockRange::covering(&range).blocks() {
                         let key = (fill.chunk.object, fill.chunk.index, block);
-                        self.blocks.entry(key).or_insert_with(|| vec![0; BLOCK_SIZE].into());
+                        let held = self.blocks.entry(key).or_insert_with(|| vec![0; BLOCK_SIZE].into());
+                        if fill.present == PresentBlocks::Zero {
+                            held.fill(0);
+                        }
                     }
                     self.end(fill.pg, fill.origin);
                     self.counts.fills += 1;

@@ -19,7 +19,9 @@ use weft_proto::namespace::{AttributeChange, Credentials, FileRecord, Mutation, 
 use weft_types::checksum::block_hashes;
 use weft_types::geometry::ChunkPart;
 use weft_types::limits::{FILLS_AT_A_TIME, MAX_FILE_BYTES, MAX_FILL_BYTES};
-use weft_types::{AckMode, BLOCK_SIZE, BlockHash, BlockIndex, BlockRange, ChunkId, ErrorKind, InodeNumber, VolumeId};
+use weft_types::{
+    AckMode, BLOCK_SIZE, BlockHash, BlockIndex, BlockRange, ChunkId, ErrorKind, InodeNumber, PresentBlocks, VolumeId,
+};
 
 /// Chunk operations of one discard or presence request that are under way at a time.
 pub(crate) const PARTS_AT_A_TIME: usize = 64;
@@ -378,17 +380,13 @@ impl OpenFile {
         self.file.wrote(&self.client, life, 0).await
     }
 
-    /// FALLOC_FL_ZERO_RANGE.
+    /// FALLOC_FL_ZERO_RANGE: the range reads as zeros, and later writes into it find room. When there is not enough, what was
+    /// zeroed and reserved by then stays so, as on ext4.
     ///
     /// # Errors
     /// As `write`.
     pub async fn zero(&self, range: Range<u64>, size: SizeEffect) -> Result<(), ErrorKind> {
-        end_of(range.end, 0)?;
-        self.discard(range.clone()).await?;
-        match size {
-            SizeEffect::Keep => Ok(()),
-            SizeEffect::Extend => self.extend_to(range.end).await,
-        }
+        self.fill(range, size, PresentBlocks::Zero).await
     }
 
     /// fallocate(2) without a flag that says otherwise: absent blocks of the range become zeros that are there, so that later
@@ -397,13 +395,17 @@ impl OpenFile {
     /// # Errors
     /// As `write`.
     pub async fn reserve(&self, range: Range<u64>, size: SizeEffect) -> Result<(), ErrorKind> {
+        self.fill(range, size, PresentBlocks::Keep).await
+    }
+
+    async fn fill(&self, range: Range<u64>, size: SizeEffect, present: PresentBlocks) -> Result<(), ErrorKind> {
         end_of(range.end, 0)?;
         let _shared = self.file.gate.read().await;
         loop {
             let life = self.file.life()?;
-            let reserved = self.reserve_once(range.clone(), size, life).await;
+            let filled = self.fill_and_extend(range.clone(), size, present, life).await;
             self.client.allocations.borrow_mut().changed(self.file.inode);
-            match reserved {
+            match filled {
                 // Another host has truncated it meanwhile, and cut off some of what was reserved.
                 Err(ErrorKind::Stale) => self.file.refresh_past(&self.client, life).await?,
                 result => return result,
@@ -411,31 +413,66 @@ impl OpenFile {
         }
     }
 
-    async fn reserve_once(&self, range: Range<u64>, size: SizeEffect, life: Life) -> Result<(), ErrorKind> {
-        self.fill_once(range.clone(), life).await?;
+    async fn fill_and_extend(
+        &self,
+        range: Range<u64>,
+        size: SizeEffect,
+        present: PresentBlocks,
+        life: Life,
+    ) -> Result<(), ErrorKind> {
+        match present {
+            PresentBlocks::Keep => self.fill_once(range.clone(), life).await?,
+            PresentBlocks::Zero => self.zero_once(range.clone(), life).await?,
+        }
         if self.file.life()? != life {
             return Err(ErrorKind::Stale);
         }
+        // The time of the change; it claims no size.
+        self.file.wrote(&self.client, life, 0).await?;
         match size {
-            // The time of the change; it claims no size.
-            SizeEffect::Keep => self.file.wrote(&self.client, life, 0).await,
+            SizeEffect::Keep => Ok(()),
             SizeEffect::Extend => self.extend_in_gate(range.end).await,
         }
     }
 
-    /// One request per chunk, a bounded number at a time: the kernel holds the inode meanwhile, so none waits for another.
     async fn fill_once(&self, range: Range<u64>, life: Life) -> Result<(), ErrorKind> {
+        self.submit_fills(self.fills(range, PresentBlocks::Keep, life)).await
+    }
+
+    /// Whole blocks become zeros at once. Of a block at either end only a part may: it is zeroed as a discard does that, for a
+    /// write would claim that the file reaches there (decision 0020), and reserved. Which of the two comes first makes no
+    /// difference.
+    async fn zero_once(&self, range: Range<u64>, life: Life) -> Result<(), ErrorKind> {
+        let (generation, ack) = (life.generation, self.ack(Durability::Volume));
+        let (whole, ragged) = whole_and_ragged(&range);
+        let parts = ragged.into_iter().flat_map(|part| {
+            let zeroed = self.client.record.chunk_size.split(life.object, part.clone()).map(move |part| {
+                let (offset_bytes, length_bytes) = (part.bytes.start, part.bytes.end - part.bytes.start);
+                Operation::Discard { chunk: part.chunk, offset_bytes, length_bytes, generation, ack }
+            });
+            zeroed.chain(self.fills(part, PresentBlocks::Keep, life))
+        });
+        self.submit_fills(parts.chain(self.fills(whole, PresentBlocks::Zero, life))).await
+    }
+
+    fn fills(&self, range: Range<u64>, present: PresentBlocks, life: Life) -> impl Iterator<Item = Operation> + use<> {
+        let (generation, ack) = (life.generation, self.ack(Durability::Volume));
+        let parts = self.client.record.chunk_size.split(life.object, range);
+        parts.flat_map(|part| fill_pieces(&part)).map(move |(chunk, bytes)| {
+            let (offset_bytes, length_bytes) = (bytes.start, bytes.end - bytes.start);
+            Operation::Fill { chunk, offset_bytes, length_bytes, generation, ack, present }
+        })
+    }
+
+    /// A bounded number at a time: the kernel holds the inode meanwhile, so none waits for another.
+    async fn submit_fills(&self, mut operations: impl Iterator<Item = Operation>) -> Result<(), ErrorKind> {
         self.client.check_fence()?;
-        let ack = self.ack(Durability::Volume);
         let mut under_way = VecDeque::new();
         let mut failed = None;
-        let mut parts = self.client.record.chunk_size.split(life.object, range).flat_map(|part| fill_pieces(&part));
         loop {
             while under_way.len() < FILLS_AT_A_TIME && failed.is_none() {
-                let Some((chunk, bytes)) = parts.next() else { break };
-                let (offset_bytes, length_bytes) = (bytes.start, bytes.end - bytes.start);
-                let fill = Operation::Fill { chunk, offset_bytes, length_bytes, generation: life.generation, ack };
-                under_way.push_back(self.client.engine.submit(Some(self.file.inode), fill));
+                let Some(operation) = operations.next() else { break };
+                under_way.push_back(self.client.engine.submit(Some(self.file.inode), operation));
             }
             // All of them are waited for: one that is under way may not land after an error was reported.
             let Some(answer) = under_way.pop_front() else { return failed.map_or(Ok(()), Err) };
@@ -534,6 +571,14 @@ fn joined(mut pieces: Vec<Bytes>) -> Bytes {
     whole.freeze()
 }
 
+/// The blocks that a range covers whole, and its bytes before and behind them; either may be empty.
+fn whole_and_ragged(range: &Range<u64>) -> (Range<u64>, [Range<u64>; 2]) {
+    let block = BLOCK_SIZE as u64;
+    let first = range.start.next_multiple_of(block).min(range.end);
+    let last = (range.end / block * block).max(first);
+    (first..last, [range.start..first, last..range.end])
+}
+
 /// A part of a chunk in pieces that one fill may have, each to the end of a block.
 fn fill_pieces(part: &ChunkPart) -> impl Iterator<Item = (ChunkId, Range<u32>)> + use<> {
     let (chunk, bytes) = (part.chunk, part.bytes.clone());
@@ -575,6 +620,22 @@ mod tests {
         assert_eq!(pieces(5..6), [(5, 6)]);
         assert_eq!(pieces(0..most), [(0, most)]);
         assert_eq!(pieces(7..2 * most + 1), [(7, most), (most, 2 * most), (2 * most, 2 * most + 1)]);
+    }
+
+    #[test]
+    fn zeros_are_made_of_whole_blocks_and_of_the_ragged_ends_that_there_are() {
+        let cut = |range: Range<u64>| {
+            let (whole, [head, tail]) = whole_and_ragged(&range);
+            assert_eq!((head.start, head.end, whole.end, tail.end), (range.start, whole.start, tail.start, range.end));
+            (head.end - head.start, whole.end - whole.start, tail.end - tail.start)
+        };
+        assert_eq!(cut(0..8192), (0, 8192, 0));
+        assert_eq!(cut(1..8191), (4095, 0, 4095));
+        assert_eq!(cut(4095..8193), (1, 4096, 1));
+        assert_eq!(cut(10..20), (10, 0, 0));
+        assert_eq!(cut(4096..4100), (0, 0, 4));
+        assert_eq!(cut(4000..8192), (96, 4096, 0));
+        assert_eq!(cut(7..7), (0, 0, 0));
     }
 
     #[test]

@@ -345,9 +345,67 @@ fn holes_are_found_and_discard_makes_them() {
             file.presence(0..u64::MAX).await.unwrap(),
             [3 * CHUNK + block..3 * CHUNK + 2 * block, 40 * CHUNK..40 * CHUNK + block]
         );
-        file.zero(0..50 * CHUNK, SizeEffect::Extend).await.unwrap();
+        file.discard(0..50 * CHUNK).await.unwrap();
         assert_eq!(cluster.present_blocks(), 0);
-        assert_eq!(size_of(&client, &file).await, 50 * CHUNK);
+        assert_eq!(size_of(&client, &file).await, 40 * CHUNK + block);
+    })
+    .unwrap();
+}
+
+#[test]
+fn zeros_take_their_room_and_leave_what_is_beside_them() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        let block = 4096u64;
+        let mut data = pattern(3 * CHUNK as usize, 1).to_vec();
+        file.write(0, data.clone().into(), Durability::Volume).await.unwrap();
+        // Whole blocks, a ragged head and tail over the border of a chunk, and within one block.
+        let ranges = [
+            block..3 * block,
+            CHUNK - 5000..CHUNK + 5000,
+            2 * CHUNK + 10..2 * CHUNK + 90,
+            100..block,
+            CHUNK..CHUNK + 7,
+        ];
+        for range in ranges {
+            file.zero(range.clone(), SizeEffect::Extend).await.unwrap();
+            data[range.start as usize..range.end as usize].fill(0);
+            assert_eq!(file.read(0, 3 * CHUNK as u32).await.unwrap(), data, "{range:?}");
+        }
+        assert_eq!(cluster.present_blocks() as u64, 3 * CHUNK / block);
+        // Holes get their room, those of which the range touches a part too, and the file grows.
+        file.discard(CHUNK..2 * CHUNK).await.unwrap();
+        assert_eq!(cluster.present_blocks() as u64, 2 * CHUNK / block);
+        file.zero(CHUNK + 10..2 * CHUNK - 10, SizeEffect::Keep).await.unwrap();
+        assert_eq!(cluster.present_blocks() as u64, 3 * CHUNK / block);
+        let fills = cluster.counts().fills;
+        file.zero(3 * CHUNK + 1..40 * CHUNK - 1, SizeEffect::Extend).await.unwrap();
+        assert_eq!(cluster.counts().fills - fills, 37 + 2, "one request a chunk, and one for each end");
+        assert_eq!(cluster.present_blocks() as u64, 40 * CHUNK / block);
+        assert_eq!(size_of(&client, &file).await, 40 * CHUNK - 1);
+        assert_eq!(client.attributes(file.inode()).await.unwrap().allocated_bytes, 40 * CHUNK);
+        // Past the end, with the size kept: nothing that any placement group knows of makes the file longer.
+        file.zero(50 * CHUNK + 1..51 * CHUNK - 1, SizeEffect::Keep).await.unwrap();
+        assert_eq!(size_of(&client, &file).await, 40 * CHUNK - 1);
+        assert_eq!(cluster.present_blocks() as u64, 41 * CHUNK / block);
+    })
+    .unwrap();
+}
+
+#[test]
+fn zeros_without_room_fail_and_are_made_again() {
+    let cluster = cluster();
+    block_on(async {
+        let client = connect(&cluster).await;
+        let file = create(&client, "a").await;
+        cluster.set_faults(|faults| faults.no_space = true);
+        assert_eq!(file.zero(0..9 * CHUNK, SizeEffect::Extend).await, Err(ErrorKind::NoSpace));
+        assert_eq!(size_of(&client, &file).await, 0);
+        cluster.set_faults(|faults| faults.no_space = false);
+        file.zero(0..9 * CHUNK, SizeEffect::Extend).await.unwrap();
+        assert_eq!(size_of(&client, &file).await, 9 * CHUNK);
     })
     .unwrap();
 }

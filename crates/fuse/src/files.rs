@@ -153,19 +153,18 @@ impl Server {
             let open = self.handles.file(handle)?;
             open.rollback.borrow_mut().other_request();
             let end = offset.checked_add(length).ok_or(ErrorKind::FileTooLarge)?;
-            match mode {
-                0 | libc::FALLOC_FL_KEEP_SIZE => {
+            let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+            let size = if keep_size { SizeEffect::Keep } else { SizeEffect::Extend };
+            match mode & !libc::FALLOC_FL_KEEP_SIZE {
+                0 => {
                     self.check_space(&open.file, length).await?;
-                    let size = if mode == 0 { SizeEffect::Extend } else { SizeEffect::Keep };
                     open.file.reserve(offset..end, size).await
                 }
-                m if m == libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE => {
-                    open.file.discard(offset..end).await
+                libc::FALLOC_FL_ZERO_RANGE => {
+                    self.check_space(&open.file, length).await?;
+                    open.file.zero(offset..end, size).await
                 }
-                libc::FALLOC_FL_ZERO_RANGE => open.file.zero(offset..end, SizeEffect::Extend).await,
-                m if m == libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE => {
-                    open.file.zero(offset..end, SizeEffect::Keep).await
-                }
+                libc::FALLOC_FL_PUNCH_HOLE if keep_size => open.file.discard(offset..end).await,
                 _ => Err(ErrorKind::NotSupported),
             }
         };

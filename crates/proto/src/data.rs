@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use weft_types::{
     AckMode, BlockHash, BlockIndex, ChunkId, DataError, LossGeneration, MapVersion, ObjectId, OperationId, Origin,
-    PgId, SessionId, TruncateGeneration,
+    PgId, PresentBlocks, SessionId, TruncateGeneration,
 };
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
@@ -41,7 +41,7 @@ pub enum DataRequest {
     },
     /// Write what another chunk holds. Sent to the primary of the target, which reads the source for itself.
     Copy(CopyRequest),
-    /// Make absent blocks that a byte range touches present, with zeros: room that later writes find.
+    /// Make absent blocks that a byte range touches present, with zeros: room that later writes find. Perhaps the others too.
     Fill(FillRequest),
 }
 
@@ -164,7 +164,8 @@ pub struct DiscardRequest {
     pub ack: AckMode,
 }
 
-/// Up to `MAX_FILL_BYTES` within one chunk. Blocks that are touched in part are filled whole.
+/// Up to `MAX_FILL_BYTES` within one chunk. Blocks that are touched in part are filled whole; where present ones become zeros
+/// there may be none, or bytes beside the range would be lost.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub struct FillRequest {
     pub pg: PgId,
@@ -175,6 +176,7 @@ pub struct FillRequest {
     pub length_bytes: u32,
     pub generation: TruncateGeneration,
     pub ack: AckMode,
+    pub present: PresentBlocks,
 }
 
 /// Cut the object to `size_bytes` within this group. Idempotent.

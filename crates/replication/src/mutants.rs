@@ -77,6 +77,8 @@ pub enum Mutant {
     PresenceBeforeBatch,
     /// A syncing member is sent fills whatever room it has (5.10).
     FillSentBlindly,
+    /// Zeros over blocks that are all present are taken for a fill that has nothing to do (decision 0020).
+    ZeroIsNothing,
     /// A resync copies nothing while a write waits to be acknowledged (5.7).
     CopyAwaitsWrites,
     /// A read waits for the resync copies of what it reads (5.7).
@@ -123,7 +125,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 58] = [
+    pub const ALL: [Self; 59] = [
         Self::SkipEpochCheck,
         Self::AcknowledgeEarly,
         Self::SkipPeering,
@@ -161,6 +163,7 @@ impl Mutant {
         Self::ReservedNeedsRoom,
         Self::PresenceBeforeBatch,
         Self::FillSentBlindly,
+        Self::ZeroIsNothing,
         Self::CopyAwaitsWrites,
         Self::CopyBlocksReads,
         Self::ToldForEver,

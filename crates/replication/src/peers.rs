@@ -190,7 +190,7 @@ impl Peer {
     }
 
     /// Whether it may be sent entries that fill so much. A member that counts has been asked for its credits; one that does
-    /// not must not run out of room for what nobody asked it for.
+    /// not must not run out of room for what nobody asked it for, and may have less than the primary of what is to be zeros.
     pub fn takes_fills(&self, bytes: usize) -> bool {
         bytes == 0 || self.counts() || self.credits_bytes > self.taken_room() + bytes as u64
     }
@@ -282,7 +282,7 @@ impl Peer {
     fn keep_what_fits(&self, entries: &mut Vec<Entry>) {
         let mut filled = 0;
         let first_too_many = entries.iter().position(|entry| {
-            filled += entry.header.effect.filled_bytes();
+            filled += entry.header.effect.most_filled_bytes();
             !self.takes_fills(filled)
         });
         entries.truncate(first_too_many.unwrap_or(entries.len()));
@@ -297,7 +297,7 @@ impl Peer {
         }
         self.cursor = last.header.position;
         let bytes = entries.iter().map(|e| e.data.len() + ENTRY_COST_BYTES).sum();
-        let fills = entries.iter().map(|e| e.header.effect.filled_bytes()).sum();
+        let fills = entries.iter().map(|e| e.header.effect.most_filled_bytes()).sum();
         self.sent.push_back(Sent { last: self.cursor, bytes, fills });
         self.sent_bytes += bytes;
         self.sent_fills += fills;

@@ -409,7 +409,7 @@ impl Primary {
         let peer = &mut self.peers[at];
         let disk = peer.disk;
         let special = batch.iter().any(|q| q.only.as_ref().is_some_and(|(only, _)| *only == disk));
-        let filled = || entries.iter().map(|entry| entry.header.effect.filled_bytes()).sum();
+        let filled = || entries.iter().map(|entry| entry.header.effect.most_filled_bytes()).sum();
         let fits = peer.counts() || cx.core.planted(Mutant::FillSentBlindly) || peer.takes_fills(filled());
         if !peer.takes_live() || peer.cursor != previous || !fits {
             if special && !cx.core.planted(Mutant::CopyFromJournal) {

@@ -17,7 +17,7 @@ use weft_types::error::NotServing;
 use weft_types::limits::{MAX_FILL_BYTES, MAX_INFLIGHT_BYTES_PER_PG, MAX_INFLIGHT_ENTRIES_PER_PG, MAX_IO_BYTES};
 use weft_types::{
     AckMode, BLOCK_SIZE, BlockIndex, BlockRange, BootTime, ChunkSize, DataError, Effect, LogPosition, MapVersion,
-    ObjectId, Origin, SessionId, TruncateGeneration, checksum,
+    ObjectId, Origin, PresentBlocks, SessionId, TruncateGeneration, checksum,
 };
 
 /// A request that cannot be carried out yet.
@@ -266,13 +266,16 @@ impl Primary {
         self.sequence(cx, effect, data, Some(request.origin), Some(waiter));
     }
 
-    /// Whole blocks, outwards: a block that is reserved in part is reserved.
+    /// Whole blocks, outwards: a block that is reserved in part is reserved. Zeros come for whole blocks only.
     fn fill(&mut self, cx: &mut Context<'_>, token: RequestToken, request: &FillRequest, absent_blocks: u16) {
         let range = BlockRange::covering(&(request.offset_bytes..request.offset_bytes + request.length_bytes));
-        let effect = match absent_blocks {
+        let (chunk, generation, present) = (request.chunk, request.generation, request.present);
+        let keeps = present == PresentBlocks::Keep || cx.core.planted(Mutant::ZeroIsNothing);
+        let effect = if absent_blocks == 0 && keeps {
             // Nothing to do but to remember that it was done.
-            0 => Effect::Nothing,
-            _ => Effect::Fill { chunk: request.chunk, range, absent_blocks, generation: request.generation },
+            Effect::Nothing
+        } else {
+            Effect::Fill { chunk, range, absent_blocks, generation, present }
         };
         let waiter = Waiter { token, ack: request.ack, reply: Reply::Done };
         self.sequence(cx, effect, Bytes::new(), Some(request.origin), Some(waiter));
@@ -526,12 +529,18 @@ fn scope_of(request: &ClientRequest, chunk_size: ChunkSize) -> Option<Scope> {
     match request {
         ClientRequest::Write { request, data } => blocks(request.chunk, request.offset_bytes, data.len()),
         ClientRequest::Discard(request) => blocks(request.chunk, request.offset_bytes, request.length_bytes as usize),
-        ClientRequest::Fill(request) if request.length_bytes > MAX_FILL_BYTES => None,
+        ClientRequest::Fill(request) if request.length_bytes > MAX_FILL_BYTES || !may_be_rounded(request) => None,
         ClientRequest::Fill(request) => blocks(request.chunk, request.offset_bytes, request.length_bytes as usize),
         ClientRequest::Truncate(request) => Some(Scope::Object(request.object)),
         ClientRequest::DeleteObject { object, .. } => Some(Scope::Object(*object)),
         _ => None,
     }
+}
+
+/// A fill is rounded outwards. Where it makes zeros of what is there, that would destroy what lies beside the range.
+fn may_be_rounded(request: &FillRequest) -> bool {
+    let whole = |bytes: u32| (bytes as usize).is_multiple_of(BLOCK_SIZE);
+    request.present == PresentBlocks::Keep || (whole(request.offset_bytes) && whole(request.length_bytes))
 }
 
 /// The blocks that a byte range covers whole.

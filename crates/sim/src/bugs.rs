@@ -194,6 +194,10 @@ fn of_replication(mutant: Replication) -> Expected {
         | Replication::FillSentBlindly => {
             elsewhere("no disk fills up here while clients fill", "replication sim::scenarios::fills")
         }
+        Replication::ZeroIsNothing => elsewhere(
+            "nobody reads here what was made zeros",
+            "replication zeros_over_what_is_there_are_read_and_keep_its_room",
+        ),
         Replication::CopyAwaitsWrites => not_seen(12, "replication resync_deadlock"),
         Replication::CopyBlocksReads => not_seen(12, "replication resync_deadlock"),
         Replication::ToldForEver => {

@@ -33,8 +33,8 @@ use weft_proto::data::DataRequest;
 use weft_types::limits::{SESSION_HEARTBEAT_INTERVAL, SESSION_TTL};
 use weft_types::map::ClusterMap;
 use weft_types::{
-    AckMode, BLOCK_SIZE, BlockIndex, ChunkId, ChunkIndex, ErrorKind, NodeId, ObjectId, PgId, RequestNumber, SessionId,
-    TruncateGeneration, VolumeId, block_hash,
+    AckMode, BLOCK_SIZE, BlockIndex, ChunkId, ChunkIndex, ErrorKind, NodeId, ObjectId, PgId, PresentBlocks,
+    RequestNumber, SessionId, TruncateGeneration, VolumeId, block_hash,
 };
 
 pub const HALF: usize = BLOCK_SIZE / 2;

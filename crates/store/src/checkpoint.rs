@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use weft_types::checksum::zero_hash;
 use weft_types::{
     BLOCK_SIZE, BlockHash, BlockIndex, ChunkId, ChunkSize, Effect, EntryHeader, LogPosition, ObjectId, PgId,
+    PresentBlocks,
 };
 
 /// Above this many files one syncfs is cheaper than a sync of each.
@@ -125,6 +126,7 @@ enum Op<D: Disk> {
         from: u32,
         to: u32,
         generation: weft_types::TruncateGeneration,
+        present: PresentBlocks,
     },
 }
 
@@ -283,9 +285,10 @@ impl<D: Disk> CheckpointJob<D> {
                 put(chunk, Op::Discard { position, from: u32::from(range.first.0), to: range.end(), generation });
             }
             Effect::DeleteChunk { chunk } => put(chunk, Op::Delete { position }),
-            Effect::Fill { chunk, range, generation, .. } => {
+            Effect::Fill { chunk, range, generation, present, .. } => {
                 seen.entry(chunk.object).or_default().insert(chunk);
-                put(chunk, Op::Fill { position, from: u32::from(range.first.0), to: range.end(), generation });
+                let (from, to) = (u32::from(range.first.0), range.end());
+                put(chunk, Op::Fill { position, from, to, generation, present });
             }
             Effect::Truncate { object, keep_blocks, size_bytes, generation } => {
                 for chunk in group.chunks_of(object, seen) {
@@ -455,6 +458,8 @@ struct NextChunk<D: Disk> {
     punched: BTreeSet<u16>,
     /// Blocks whose space is taken, with zeros.
     filled: BTreeSet<u16>,
+    /// Blocks that have become zeros and were present: their space is there, or comes with the zeros as with other data.
+    zeroed: BTreeSet<u16>,
     /// Nothing else happened to it.
     only_filled: bool,
     /// The old file's contents do not count: a new file replaces it.
@@ -478,6 +483,7 @@ impl<D: Disk> NextChunk<D> {
             sources: BTreeMap::new(),
             punched: BTreeSet::new(),
             filled: BTreeSet::new(),
+            zeroed: BTreeSet::new(),
             only_filled: true,
             fresh,
         }
@@ -493,6 +499,7 @@ impl<D: Disk> NextChunk<D> {
                         *slot = Some(hash);
                         self.punched.remove(&block);
                         self.filled.remove(&block);
+                        self.zeroed.remove(&block);
                         let offset = data_offset + (at * BLOCK_SIZE) as u32;
                         self.sources.insert(block, (Arc::clone(&segment), offset));
                     }
@@ -512,28 +519,42 @@ impl<D: Disk> NextChunk<D> {
                 self.sources.clear();
                 self.punched.clear();
                 self.filled.clear();
+                self.zeroed.clear();
                 self.damaged = false;
                 self.fresh = true;
                 self.serial = 0;
                 self.summary.delete(position);
             }
-            Op::Fill { position, from, to, generation } => {
-                self.fill(from, to);
+            Op::Fill { position, from, to, generation, present } => {
+                self.fill(from, to, present);
                 self.summary.fill(position, generation);
             }
             Op::Discard { .. } | Op::Truncate { .. } => {}
         }
     }
 
-    fn fill(&mut self, from: u32, to: u32) {
+    fn fill(&mut self, from: u32, to: u32, present: PresentBlocks) {
         for block in from..to.min(self.hashes.len() as u32) {
             let block = block as u16;
             let slot = &mut self.hashes[usize::from(block)];
-            // Where the trailer was lost a block without a hash may hold data: it stays unknown until it is repaired.
-            if slot.is_none() && !self.damaged {
-                *slot = Some(zero_hash(self.pg.volume, self.chunk, BlockIndex(block)));
-                self.punched.remove(&block);
-                self.filled.insert(block);
+            let zeros = Some(zero_hash(self.pg.volume, self.chunk, BlockIndex(block)));
+            match (slot.is_none(), present) {
+                // Where the trailer was lost a block without a hash may hold data: it stays unknown until it is repaired.
+                (true, PresentBlocks::Keep) if self.damaged => {}
+                // Zeros over whatever it holds make it known, as any write of a whole block does.
+                (true, _) => {
+                    *slot = zeros;
+                    self.punched.remove(&block);
+                    self.filled.insert(block);
+                }
+                (false, PresentBlocks::Keep) => {}
+                (false, PresentBlocks::Zero) => {
+                    *slot = zeros;
+                    self.sources.remove(&block);
+                    if !self.filled.contains(&block) {
+                        self.zeroed.insert(block);
+                    }
+                }
             }
         }
     }
@@ -543,6 +564,7 @@ impl<D: Disk> NextChunk<D> {
             if self.hashes[block as usize].take().is_some() {
                 self.sources.remove(&(block as u16));
                 self.filled.remove(&(block as u16));
+                self.zeroed.remove(&(block as u16));
                 self.punched.insert(block as u16);
             }
         }
@@ -573,6 +595,14 @@ impl<D: Disk> NextChunk<D> {
         for (first, count) in runs(&self.filled) {
             let (offset, length) = (u64::from(first) * BLOCK_SIZE as u64, u64::from(count) * BLOCK_SIZE as u64);
             file.zero(offset, length).during_with(path)?;
+        }
+        // Written, and not zeroed by the filesystem: that may split extents or allocate anew, and find no room for it.
+        let zeros = vec![0; self.zeroed.len().min(RUN_BLOCKS) * BLOCK_SIZE];
+        for (first, count) in runs(&self.zeroed) {
+            for at in (first..first + count).step_by(RUN_BLOCKS) {
+                let length = RUN_BLOCKS.min((first + count - at) as usize) * BLOCK_SIZE;
+                file.write_at(&zeros[..length], u64::from(at) * BLOCK_SIZE as u64).during_with(path)?;
+            }
         }
         let mut run: Vec<u8> = Vec::new();
         let mut run_first = 0u32;

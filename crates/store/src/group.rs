@@ -248,11 +248,11 @@ impl Group {
                     overlay.summary.discard(position, *generation);
                 }
             }
-            Effect::Fill { chunk, range, generation, .. } => {
+            Effect::Fill { chunk, range, generation, present, .. } => {
                 let file = if self.summary(*chunk).exists { 0 } else { new_file_bytes(self.chunk_size) };
                 self.fills.push_back((position, header.effect.filled_bytes() as u64 + file));
                 let overlay = self.overlay_of(*chunk);
-                overlay.fill(position, u32::from(range.first.0), range.end());
+                overlay.fill(position, u32::from(range.first.0), range.end(), *present);
                 overlay.summary.fill(position, *generation);
             }
             Effect::Truncate { object, keep_blocks, size_bytes, generation } => {

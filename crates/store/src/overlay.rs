@@ -4,7 +4,7 @@
 //! 48 bytes a block); uncommitted entries are included. Must not know: files.
 
 use std::collections::BTreeMap;
-use weft_types::{BlockHash, BlockRange, LogPosition, TruncateGeneration};
+use weft_types::{BlockHash, BlockRange, LogPosition, PresentBlocks, TruncateGeneration};
 
 /// Where a journalled block lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +31,8 @@ enum Made {
     Absent,
     /// With zeros where they were absent; as they were where not.
     Present,
+    /// Present with zeros, whatever they were.
+    Zero,
 }
 
 impl Mark {
@@ -116,10 +118,12 @@ impl ChunkOverlay {
         }
         let block = u32::from(block);
         let mut marks = self.marks.iter().filter(|mark| mark.covers(block));
-        let absent_before = |made: &Mark| made.made == Made::Absent;
+        // What the file has does not count any more.
+        let without_the_file = |mark: &Mark| mark.made != Made::Present;
         match marks.next_back().map(|newest| newest.made) {
             Some(Made::Absent) => Whereabouts::Absent,
-            Some(Made::Present) if marks.any(absent_before) => Whereabouts::Zero,
+            Some(Made::Zero) => Whereabouts::Zero,
+            Some(Made::Present) if marks.any(without_the_file) => Whereabouts::Zero,
             Some(Made::Present) => Whereabouts::FileOrZero,
             None => Whereabouts::File,
         }
@@ -130,6 +134,11 @@ impl ChunkOverlay {
     }
 
     pub(crate) fn clear(&mut self, position: LogPosition, from: u32, to: u32) {
+        self.make(position, from, to, Made::Absent);
+    }
+
+    /// What blocks become whatever they were.
+    fn make(&mut self, position: LogPosition, from: u32, to: u32, made: Made) {
         if from >= to {
             return;
         }
@@ -140,16 +149,19 @@ impl ChunkOverlay {
                 self.blocks.remove(&block);
             }
         }
-        // A newer clear that covers an older mark replaces it: while the newer is unapplied, its blocks are absent.
+        // A newer one that covers an older mark replaces it: while the newer is unapplied, its blocks are what it says.
         self.marks.retain(|mark| !(from <= mark.from && mark.to <= to));
-        self.marks.push(Mark { position, from, to, made: Made::Absent });
+        self.marks.push(Mark { position, from, to, made });
     }
 
-    pub(crate) fn fill(&mut self, position: LogPosition, from: u32, to: u32) {
+    pub(crate) fn fill(&mut self, position: LogPosition, from: u32, to: u32, present: PresentBlocks) {
+        if present == PresentBlocks::Zero {
+            return self.make(position, from, to, Made::Zero);
+        }
         if from >= to {
             return;
         }
-        // An older clear stays: it tells that there are zeros and not what the file has.
+        // An older mark of another kind stays: it tells that there are zeros and not what the file has.
         self.marks.retain(|mark| !(mark.made == Made::Present && from <= mark.from && mark.to <= to));
         self.marks.push(Mark { position, from, to, made: Made::Present });
     }

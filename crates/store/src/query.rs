@@ -75,7 +75,7 @@ pub enum Repaired {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Found {
     Content(BlockHash),
-    /// Filled, and not in the chunk's file yet.
+    /// Filled, or made zeros, and not in the chunk's file yet.
     Zeros,
     Nothing,
     /// The chunk's trailer was lost.

@@ -41,9 +41,25 @@ pub enum Effect {
     DeleteObject { object: ObjectId },
     /// Delete one chunk (resync: absent at the source).
     DeleteChunk { chunk: ChunkId },
-    /// Make absent blocks of the range present, with zeros; present ones stay as they are. What is so reserved is a written
-    /// zero in every respect. `absent_blocks` of them were absent at the primary: so much room it takes on every member.
-    Fill { chunk: ChunkId, range: BlockRange, absent_blocks: u16, generation: TruncateGeneration },
+    /// Make absent blocks of the range present, with zeros; `present` says what becomes of the others. What is so reserved is
+    /// a written zero in every respect. `absent_blocks` of them were absent at the primary: so much room it takes on every
+    /// member.
+    Fill {
+        chunk: ChunkId,
+        range: BlockRange,
+        absent_blocks: u16,
+        generation: TruncateGeneration,
+        present: PresentBlocks,
+    },
+}
+
+/// What a fill makes of blocks that are present.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub enum PresentBlocks {
+    /// They stay as they are.
+    Keep,
+    /// They become zeros too, and stay present.
+    Zero,
 }
 
 impl Effect {
@@ -74,6 +90,15 @@ impl Effect {
         match self {
             Self::Fill { absent_blocks, .. } => *absent_blocks as usize * BLOCK_SIZE,
             _ => 0,
+        }
+    }
+
+    /// The same on a member that may lack what the primary has. Zeros are sent also when nothing is absent at the primary.
+    #[must_use]
+    pub const fn most_filled_bytes(&self) -> usize {
+        match self {
+            Self::Fill { range, present: PresentBlocks::Zero, .. } => range.byte_len(),
+            other => other.filled_bytes(),
         }
     }
 }

@@ -21,7 +21,7 @@ pub mod time;
 
 pub use attributes::{Attributes, FileKind, Timestamp};
 pub use checksum::{BlockHash, block_hash};
-pub use entry::{Effect, Entry, EntryHeader, Origin};
+pub use entry::{Effect, Entry, EntryHeader, Origin, PresentBlocks};
 pub use error::{DataError, ErrorKind};
 pub use geometry::{BLOCK_SIZE, BlockIndex, BlockRange, ChunkIndex, ChunkSize};
 pub use ids::{

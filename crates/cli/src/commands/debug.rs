@@ -222,6 +222,7 @@ fn journal(context: Context<'_>, arguments: &JournalArguments) -> Outcome {
 
 fn effect(effect: &weft_types::Effect) -> String {
     use weft_types::Effect::{DeleteChunk, DeleteObject, Discard, Fill, Nothing, Truncate, Write};
+    use weft_types::PresentBlocks;
     match effect {
         Nothing => "nothing".to_owned(),
         Write { chunk, range, .. } => format!("write {chunk} blocks {}+{}", range.first, range.count),
@@ -229,8 +230,12 @@ fn effect(effect: &weft_types::Effect) -> String {
         Truncate { object, size_bytes, .. } => format!("truncate object {object} to {size_bytes}"),
         DeleteObject { object } => format!("delete object {object}"),
         DeleteChunk { chunk } => format!("delete chunk {chunk}"),
-        Fill { chunk, range, absent_blocks, .. } => {
-            format!("fill {absent_blocks} of {chunk} blocks {}+{}", range.first, range.count)
+        Fill { chunk, range, absent_blocks, present, .. } => {
+            let what = match present {
+                PresentBlocks::Keep => "fill",
+                PresentBlocks::Zero => "zero all, fill",
+            };
+            format!("{what} {absent_blocks} of {chunk} blocks {}+{}", range.first, range.count)
         }
     }
 }

@@ -7,7 +7,7 @@ use weft_proto::data::{
 };
 use weft_types::{
     AckMode, BlockHash, BlockIndex, ChunkId, InodeNumber, LossGeneration, MapVersion, ObjectId, Origin, PgId,
-    SessionId, TruncateGeneration,
+    PresentBlocks, SessionId, TruncateGeneration,
 };
 
 /// An operation of the caller; counted up by it.
@@ -44,13 +44,14 @@ pub enum Operation {
         generation: TruncateGeneration,
         ack: AckMode,
     },
-    /// Room for later writes.
+    /// Room for later writes; perhaps zeros over what is there.
     Fill {
         chunk: ChunkId,
         offset_bytes: u32,
         length_bytes: u32,
         generation: TruncateGeneration,
         ack: AckMode,
+        present: PresentBlocks,
     },
     /// Bytes of another chunk; the nodes move them.
     Copy {
@@ -156,7 +157,7 @@ impl Operation {
                 }),
                 Bytes::new(),
             ),
-            (Self::Fill { chunk, offset_bytes, length_bytes, generation, ack }, Some(origin)) => (
+            (Self::Fill { chunk, offset_bytes, length_bytes, generation, ack, present }, Some(origin)) => (
                 DataRequest::Fill(FillRequest {
                     pg,
                     map_version,
@@ -166,6 +167,7 @@ impl Operation {
                     length_bytes: *length_bytes,
                     generation: *generation,
                     ack: *ack,
+                    present: *present,
                 }),
                 Bytes::new(),
             ),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use weft_proto::data::{Contents, DiscardRequest, FillRequest, ReadRequest, TruncateRequest, WriteRequest};
 use weft_types::{
     AckMode, BLOCK_SIZE, ChunkId, ChunkIndex, DataError, LossGeneration, NodeId, ObjectId, OperationId, Origin,
-    SessionId, TruncateGeneration,
+    PresentBlocks, SessionId, TruncateGeneration,
 };
 
 /// A half block: (chunk, block, half).
@@ -178,16 +178,26 @@ impl Clients {
                 },
                 data: filled(choice, (length_bytes as usize / 8 + 1) * 8),
             },
-            7 => ClientRequest::Fill(FillRequest {
-                pg: PG,
-                map_version,
-                origin,
-                chunk,
-                offset_bytes,
-                length_bytes,
-                generation,
-                ack: AckMode::Memory,
-            }),
+            7 => {
+                // Half of them over what is there too, and those of whole blocks.
+                let block = BLOCK_SIZE as u32;
+                let (offset_bytes, length_bytes, present) = if choice & 1 << 9 == 0 {
+                    (offset_bytes, length_bytes, PresentBlocks::Keep)
+                } else {
+                    (offset_bytes / block * block, length_bytes.next_multiple_of(block), PresentBlocks::Zero)
+                };
+                ClientRequest::Fill(FillRequest {
+                    pg: PG,
+                    map_version,
+                    origin,
+                    chunk,
+                    offset_bytes,
+                    length_bytes,
+                    generation,
+                    ack: AckMode::Memory,
+                    present,
+                })
+            }
             5..7 => ClientRequest::Discard(DiscardRequest {
                 pg: PG,
                 map_version,

@@ -13,7 +13,7 @@ use weft_proto::replication::{ChunkDigest, ChunkHealth, RemovedChunks, SessionRe
 use weft_types::checksum::zero_hash;
 use weft_types::{
     BLOCK_SIZE, BlockHash, BlockIndex, BlockRange, ChunkId, ChunkIndex, Effect, Entry, LogPosition, ObjectId,
-    OperationId, SessionId, TruncateGeneration,
+    OperationId, PresentBlocks, SessionId, TruncateGeneration,
 };
 
 static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
@@ -345,10 +345,13 @@ impl State {
                     held.version = position;
                 }
             }
-            Effect::Fill { chunk, range, generation, .. } => {
+            Effect::Fill { chunk, range, generation, present, .. } => {
                 let held = self.chunks.entry(*chunk).or_default();
                 for block in range.blocks() {
                     let zeros = || (Bytes::from_static(&ZEROS), zero_hash(PG.volume, *chunk, block));
+                    if *present == PresentBlocks::Zero {
+                        held.blocks.remove(&block.0);
+                    }
                     held.blocks.entry(block.0).or_insert_with(zeros);
                 }
                 held.generation = held.generation.max(*generation);

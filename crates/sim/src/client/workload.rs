@@ -141,7 +141,14 @@ impl World {
             6..8 => Operation::Discard { chunk, offset_bytes, length_bytes, generation, ack },
             8 => {
                 self.stats.count("fills");
-                Operation::Fill { chunk, offset_bytes, length_bytes, generation, ack }
+                // Half of them over what is there too, and those of whole blocks.
+                let block = BLOCK_SIZE as u32;
+                let (offset_bytes, length_bytes, present) = if offset_bytes.is_multiple_of(2) {
+                    (offset_bytes, length_bytes, PresentBlocks::Keep)
+                } else {
+                    (offset_bytes / block * block, length_bytes.next_multiple_of(block), PresentBlocks::Zero)
+                };
+                Operation::Fill { chunk, offset_bytes, length_bytes, generation, ack, present }
             }
             9 => {
                 self.stats.count("truncations");

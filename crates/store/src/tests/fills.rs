@@ -6,7 +6,8 @@ use crate::fault::{PowerLoss, SimDisk};
 use crate::superblock::{BALLAST_FILE, STATE, SUPERBLOCK};
 use crate::{Mutant, RealDisk, Store, StoreConfig, StoreError};
 use weft_types::{
-    BLOCK_SIZE, BlockIndex, BlockRange, ChunkId, Effect, Entry, LogPosition, ObjectId, TruncateGeneration,
+    BLOCK_SIZE, BlockIndex, BlockRange, ChunkId, Effect, Entry, LogPosition, ObjectId, PresentBlocks,
+    TruncateGeneration,
 };
 
 const BLOCKS: u16 = super::model::BLOCKS;
@@ -17,7 +18,21 @@ fn range(first: u16, count: u16) -> BlockRange {
 }
 
 fn fill(end: LogPosition, chunk: ChunkId, range: BlockRange, absent_blocks: u16) -> Entry {
-    entry(end, 1, Effect::Fill { chunk, range, absent_blocks, generation: TruncateGeneration(0) }, Vec::new())
+    filling(end, chunk, range, absent_blocks, PresentBlocks::Keep)
+}
+
+/// Zeros also over what is there.
+fn zeros(end: LogPosition, chunk: ChunkId, range: BlockRange, absent_blocks: u16) -> Entry {
+    filling(end, chunk, range, absent_blocks, PresentBlocks::Zero)
+}
+
+fn filling(end: LogPosition, chunk: ChunkId, range: BlockRange, absent_blocks: u16, present: PresentBlocks) -> Entry {
+    let generation = TruncateGeneration(0);
+    entry(end, 1, Effect::Fill { chunk, range, absent_blocks, generation, present }, Vec::new())
+}
+
+fn discard(end: LogPosition, chunk: ChunkId, range: BlockRange) -> Entry {
+    entry(end, 1, Effect::Discard { chunk, range, generation: TruncateGeneration(0) }, Vec::new())
 }
 
 fn take(store: &mut Store<SimDisk>, next: Entry) -> LogPosition {
@@ -68,15 +83,7 @@ fn a_fill_makes_absent_blocks_present_with_zeros_and_leaves_the_others() {
     store = reopen(&disk, &StoreConfig::small());
     check_contents(&store);
     // Over what a chunk file has, and over what was discarded since.
-    let end = take(
-        &mut store,
-        entry(
-            end,
-            1,
-            Effect::Discard { chunk: chunk(1, 0), range: range(0, 1), generation: TruncateGeneration(0) },
-            vec![],
-        ),
-    );
+    let end = take(&mut store, discard(end, chunk(1, 0), range(0, 1)));
     let _ = take(&mut store, fill(end, chunk(1, 0), range(0, 2), 1));
     for _ in 0..2 {
         let (bytes, bad) = store.read_now(pg(0), chunk(1, 0), range(0, 2)).unwrap();
@@ -86,6 +93,103 @@ fn a_fill_makes_absent_blocks_present_with_zeros_and_leaves_the_others() {
         assert_eq!(store.allocated_blocks(pg(0), ObjectId(1)).unwrap(), 4);
         checkpoint(&mut store);
     }
+}
+
+/// What a chunk has, block by block: absent, zeros, or the tag of a write. Trailer and overlay have to say the same.
+fn blocks(store: &Store<SimDisk>, chunk: ChunkId, count: u16) -> Vec<Option<u64>> {
+    let (bytes, bad) = store.read_now(pg(0), chunk, range(0, count)).unwrap();
+    assert_eq!(bad, vec![]);
+    let hashes = store.block_hashes(pg(0), chunk).unwrap().blocks;
+    let tag_of = |block: u16| {
+        let got = &bytes[usize::from(block) * BLOCK_SIZE..][..BLOCK_SIZE];
+        let tag = (1..400).find(|tag| got == block_bytes(*tag)).unwrap_or(0);
+        assert!(tag > 0 || got.iter().all(|byte| *byte == 0), "block {block} has bytes that nobody wrote");
+        let hash = weft_types::block_hash(pg(0).volume, chunk, BlockIndex(block), got);
+        assert!(hashes[usize::from(block)].is_none_or(|known| known == hash), "block {block} has another hash");
+        hashes[usize::from(block)].map(|_| tag)
+    };
+    (0..count).map(tag_of).collect()
+}
+
+#[test]
+fn zeros_come_over_what_is_there_in_the_file_and_in_the_journal() {
+    let disk = SimDisk::new(64 << 20);
+    let mut store = fresh(&disk, &StoreConfig::small());
+    let one = chunk(1, 0);
+    let end = take(&mut store, write(LogPosition::ZERO, 1, one, 0, 8, 10));
+    checkpoint(&mut store);
+    // Block 2 is in the journal, 4 discarded there, 5 filled after that, 8 written first and 9 filled there.
+    let end = take(&mut store, write(end, 1, one, 2, 1, 100));
+    let end = take(&mut store, discard(end, one, range(4, 2)));
+    let end = take(&mut store, fill(end, one, range(5, 1), 1));
+    let end = take(&mut store, write(end, 1, one, 8, 1, 100));
+    let end = take(&mut store, fill(end, one, range(9, 1), 1));
+    let before = vec![Some(10), Some(11), Some(102), Some(13), None, Some(0), Some(16), Some(17), Some(108), Some(0)];
+    assert_eq!(blocks(&store, one, 10), before);
+    let end = take(&mut store, zeros(end, one, range(1, 10), 2));
+    // And what comes after them: a write, a discard, a fill that has nothing to do.
+    let end = take(&mut store, write(end, 1, one, 6, 1, 200));
+    let end = take(&mut store, discard(end, one, range(7, 1)));
+    let end = take(&mut store, fill(end, one, range(0, 4), 0));
+    let mut after = vec![Some(0); 12];
+    (after[0], after[6], after[7], after[11]) = (Some(10), Some(206), None, None);
+    assert_eq!(blocks(&store, one, 12), after);
+    assert_eq!(store.absent_blocks(pg(0), one, range(0, 12)).unwrap(), 2);
+    assert_eq!(store.chunk_info(pg(0), one).unwrap().end_bytes, 9 * BLOCK_SIZE as u32, "zeros claim no end");
+    store.sync_now().unwrap();
+    drop(store);
+    // From the journal, from files, and from the journal on top of files that a checkpoint has changed already.
+    disk.power_cycle(PowerLoss::LoseAll);
+    store = reopen(&disk, &StoreConfig::small());
+    assert_eq!(blocks(&store, one, 12), after);
+    store.set_committed(pg(0), end).unwrap();
+    let unfinished = store.begin_checkpoint().unwrap().unwrap();
+    let _ = unfinished.run();
+    assert_eq!(blocks(&store, one, 12), after);
+    drop(store);
+    disk.power_cycle(PowerLoss::KeepAll);
+    store = reopen(&disk, &StoreConfig::small());
+    assert_eq!(blocks(&store, one, 12), after);
+    checkpoint(&mut store);
+    assert_eq!(blocks(&store, one, 12), after);
+    drop(store);
+    disk.power_cycle(PowerLoss::LoseAll);
+    assert_eq!(blocks(&reopen(&disk, &StoreConfig::small()), one, 12), after);
+    assert!(reopen_changes(&disk, end), "a resync looks at it");
+}
+
+/// Whether the chunk counts as changed by the last but some entries.
+fn reopen_changes(disk: &SimDisk, end: LogPosition) -> bool {
+    let before = super::model::at(1, end.sequence.0 - 4);
+    let store = reopen(disk, &StoreConfig::small());
+    store.chunks_changed_since(pg(0), before).unwrap().chunks.contains(&chunk(1, 0))
+}
+
+/// Zeros take no room where there is some, on a disk that is full.
+#[test]
+fn zeros_over_what_is_there_need_no_room_and_owe_none() {
+    let disk = SimDisk::new(64 << 20);
+    let config = StoreConfig::small();
+    let mut store = fresh(&disk, &config);
+    let end = take(&mut store, write(LogPosition::ZERO, 1, chunk(1, 0), 0, 8, 10));
+    let end = take(&mut store, fill(end, chunk(1, 0), range(8, 8), 8));
+    checkpoint(&mut store);
+    // What is in the journal counts from its first entry on; this one is of the usual kind.
+    let end = take(&mut store, write(end, 1, chunk(1, 0), 3, 1, 50));
+    let left = room(&store);
+    let end = take(&mut store, zeros(end, chunk(1, 0), range(0, BLOCKS), 0));
+    assert!(left - room(&store) < BLOCK_SIZE as u64, "{left} {}", room(&store));
+    let used = store.space().total_bytes - disk.usage().unwrap().free_bytes;
+    disk.set_capacity(used + 2 * BLOCK_SIZE as u64);
+    checkpoint(&mut store);
+    assert_eq!(blocks(&store, chunk(1, 0), BLOCKS), vec![Some(0); usize::from(BLOCKS)]);
+    // Every block has its room still.
+    let end = take(&mut store, write(end, 1, chunk(1, 0), 0, 8, 100));
+    let _ = take(&mut store, write(end, 1, chunk(1, 0), 8, 8, 100));
+    checkpoint(&mut store);
+    let ballast = disk.open(BALLAST_FILE, OpenMode::Existing).unwrap().len().unwrap();
+    assert_eq!(ballast, config.ballast_bytes, "it took of the ballast");
+    assert_eq!(blocks(&store, chunk(1, 0), 1), vec![Some(100)]);
 }
 
 /// Whether a chunk that was filled takes writes on a disk that somebody else has filled up since, without the ballast.
@@ -191,8 +295,8 @@ fn a_resync_looks_at_a_chunk_that_was_filled() {
     assert!(!is_a_change(Some(Mutant::FillIsNoChange)));
 }
 
-#[test]
-fn a_fill_does_not_hide_that_a_trailer_was_lost() {
+/// Three blocks of a chunk were written, and then both of its trailers were lost.
+fn without_a_trailer() -> (Store<SimDisk>, LogPosition) {
     let disk = SimDisk::new(64 << 20);
     let mut store = fresh(&disk, &StoreConfig::small());
     let end = take(&mut store, write(LogPosition::ZERO, 1, chunk(1, 0), 0, 3, 10));
@@ -203,12 +307,39 @@ fn a_fill_does_not_hide_that_a_trailer_was_lost() {
     for slot in 0..2 {
         assert!(disk.flip(&file, CHUNK_BYTES + slot * BLOCK_SIZE as u64 + 20, 1));
     }
-    let (mut store, _) = Store::open(disk, expected(), StoreConfig::small()).unwrap();
+    (Store::open(disk, expected(), StoreConfig::small()).unwrap().0, end)
+}
+
+#[test]
+fn a_fill_does_not_hide_that_a_trailer_was_lost() {
+    let (mut store, end) = without_a_trailer();
     let _ = take(&mut store, fill(end, chunk(1, 0), range(0, 4), 4));
     for _ in 0..2 {
         let (_, bad) = store.read_now(pg(0), chunk(1, 0), range(0, 4)).unwrap();
         assert_eq!(bad.len(), 4, "data that were lost read as zeros");
         assert!(store.block_hashes(pg(0), chunk(1, 0)).unwrap().damaged);
+        checkpoint(&mut store);
+    }
+}
+
+/// Whatever was in them, they are zeros now; their neighbours stay unknown.
+#[test]
+fn zeros_make_blocks_known_whose_trailer_was_lost() {
+    let (mut store, end) = without_a_trailer();
+    let end = take(&mut store, zeros(end, chunk(1, 0), range(1, 3), 3));
+    for _ in 0..2 {
+        let (bytes, bad) = store.read_now(pg(0), chunk(1, 0), range(0, 6)).unwrap();
+        assert_eq!(bad.iter().map(|bad| bad.block.0).collect::<Vec<_>>(), [0, 4, 5]);
+        assert!(bytes.iter().all(|byte| *byte == 0));
+        let hashes = store.block_hashes(pg(0), chunk(1, 0)).unwrap();
+        assert!(hashes.damaged);
+        assert!(hashes.blocks[1..4].iter().all(Option::is_some));
+        checkpoint(&mut store);
+    }
+    let _ = take(&mut store, zeros(end, chunk(1, 0), range(0, BLOCKS), 13));
+    for _ in 0..2 {
+        assert_eq!(blocks(&store, chunk(1, 0), BLOCKS), vec![Some(0); usize::from(BLOCKS)]);
+        assert!(!store.block_hashes(pg(0), chunk(1, 0)).unwrap().damaged);
         checkpoint(&mut store);
     }
 }

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use weft_types::{
     BLOCK_SIZE, BlockIndex, BlockRange, ChunkId, ChunkIndex, ChunkSize, ClusterId, DiskId, Effect, Entry, EntryHeader,
-    Epoch, LogPosition, NodeId, ObjectId, OperationId, Origin, PgId, Sequence, SessionId, TruncateGeneration, VolumeId,
-    block_hash,
+    Epoch, LogPosition, NodeId, ObjectId, OperationId, Origin, PgId, PresentBlocks, Sequence, SessionId,
+    TruncateGeneration, VolumeId, block_hash,
 };
 
 pub const VOLUME: VolumeId = VolumeId(7);
@@ -161,9 +161,12 @@ impl ModelGroup {
                 Effect::DeleteChunk { chunk } => {
                     out.remove(chunk);
                 }
-                Effect::Fill { chunk, range, .. } => {
+                Effect::Fill { chunk, range, present, .. } => {
                     let (content, _) = out.entry(*chunk).or_default();
                     for block in range.blocks() {
+                        if *present == PresentBlocks::Zero {
+                            content.remove(&block.0);
+                        }
                         content.entry(block.0).or_insert(ZEROS);
                     }
                 }
@@ -335,7 +338,10 @@ impl<D: TestDisk> World<D> {
         let mut out = match self.random.below(100) {
             0..70 if !self.fills => write(end, self.epoch, target, first, count, self.tag),
             0..58 => write(end, self.epoch, target, first, count, self.tag),
-            58..70 => other(Effect::Fill { chunk: target, range, absent_blocks: count, generation }),
+            kind @ 58..70 => {
+                let present = if kind < 64 { PresentBlocks::Keep } else { PresentBlocks::Zero };
+                other(Effect::Fill { chunk: target, range, absent_blocks: count, generation, present })
+            }
             70..80 => other(Effect::Discard { chunk: target, range, generation }),
             80..88 => {
                 let keep_blocks = self.random.below(u64::from(CHUNKS) * u64::from(BLOCKS));

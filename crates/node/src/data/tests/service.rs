@@ -14,7 +14,7 @@ use weft_proto::data::{DataReply, DataRequest, FillRequest, TruncateRequest};
 use weft_types::error::NotServing;
 use weft_types::limits::{BACKUP_PROGRESS_TIMEOUT, MAX_FILL_BYTES};
 use weft_types::{
-    AckMode, BLOCK_SIZE, BlockIndex, DataError, MapVersion, NodeId, ObjectId, Origin, TruncateGeneration,
+    AckMode, BLOCK_SIZE, BlockIndex, DataError, MapVersion, NodeId, ObjectId, Origin, PresentBlocks, TruncateGeneration,
 };
 
 #[test]
@@ -347,6 +347,7 @@ fn what_is_filled_is_there_on_every_replica_and_a_fill_is_carried_out_once() {
                     length_bytes,
                     generation: TruncateGeneration(0),
                     ack: AckMode::Disk,
+                    present: PresentBlocks::Keep,
                 })
             }
         };

@@ -26,7 +26,7 @@ use weft_proto::replication::{Envelope, Message};
 use weft_types::map::MemberState;
 use weft_types::{
     AckMode, BLOCK_SIZE, ChunkId, ChunkIndex, DataError, Effect, Epoch, LossGeneration, NodeId, ObjectId, OperationId,
-    Origin, SessionId, TruncateGeneration,
+    Origin, PresentBlocks, SessionId, TruncateGeneration,
 };
 
 const A: NodeId = NodeId(1);
