@@ -34,17 +34,13 @@ pub fn run_tests(arguments: &TestArguments) -> Result<(), String> {
     let began = Instant::now();
     packages::ensure_for_tests()?;
     run(cargo().args(["build", "--profile", CHECKED, "--package", "weft-cli"]))?;
-    let mut command = cargo();
-    // No documentation tests: there are none that run, and looking for them takes half a minute.
-    command.args(["test", "--profile", CHECKED, "--no-fail-fast", "--lib", "--bins", "--tests"]);
-    command.env("WEFT_BIN", checked_weft());
+    run(test_command(arguments).arg("--no-run"))?;
+    // What the compiler wrote is written back now, not while the first tests wait for their fsyncs.
+    run(&mut Command::new("sync"))?;
+    let mut command = test_command(arguments);
     if let Some(program) = posix_suite::ensure() {
         command.env("WEFT_PJDFSTEST", program);
     }
-    match &arguments.package {
-        Some(package) => command.args(["--package", package]),
-        None => command.arg("--workspace"),
-    };
     command.arg("--").arg("--show-output");
     command.args(&arguments.filter);
     eprintln!("$ {}", show(&command));
@@ -57,6 +53,18 @@ pub fn run_tests(arguments: &TestArguments) -> Result<(), String> {
     }
     println!("{} passed, {} failed", output.count.passed, output.count.failed);
     if succeeded && output.count.failed == 0 { Ok(()) } else { Err("not all tests passed".to_owned()) }
+}
+
+fn test_command(arguments: &TestArguments) -> Command {
+    let mut command = cargo();
+    // No documentation tests: there are none that run, and looking for them takes half a minute.
+    command.args(["test", "--profile", CHECKED, "--no-fail-fast", "--lib", "--bins", "--tests"]);
+    command.env("WEFT_BIN", checked_weft());
+    match &arguments.package {
+        Some(package) => command.args(["--package", package]),
+        None => command.arg("--workspace"),
+    };
+    command
 }
 
 /// Runs it and shows what it prints; whether its exit status was 0.

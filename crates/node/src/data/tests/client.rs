@@ -24,6 +24,8 @@ use weft_types::{
 };
 
 const CALL: Duration = Duration::from_secs(5);
+/// The same for one of very many: on a busy machine the last is not answered in time otherwise, and all are sent again for ever.
+const CALL_AMONG_OTHERS: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(super) struct Client {
@@ -102,8 +104,18 @@ impl Client {
 
     /// One attempt at a given node; `None` when there was no answer.
     pub(super) async fn call(&self, node: NodeId, request: &DataRequest, payload: Bytes) -> Option<Answer> {
+        self.call_within(CALL, node, request, payload).await
+    }
+
+    async fn call_within(
+        &self,
+        limit: Duration,
+        node: NodeId,
+        request: &DataRequest,
+        payload: Bytes,
+    ) -> Option<Answer> {
         let connection = self.connection(node).await?;
-        let call = connection.call::<_, Result<DataReply, DataError>>(Service::Data, request, payload, CALL);
+        let call = connection.call::<_, Result<DataReply, DataError>>(Service::Data, request, payload, limit);
         match call.await {
             Ok((reply, bytes)) => Some(reply.map(|reply| (reply, bytes))),
             Err(CallError::Refused(refusal)) => panic!("{refusal}"),
@@ -118,7 +130,7 @@ impl Client {
         request: impl Fn(MapVersion) -> DataRequest,
         payload: Bytes,
     ) -> Answer {
-        match self.persist_or_say(pg, request, payload).await {
+        match self.persist_or_say(CALL, pg, request, payload).await {
             Ok(answer) => answer,
             Err(what) => panic!("{what}"),
         }
@@ -127,6 +139,7 @@ impl Client {
     /// As `persist`; no answer in time is an error.
     async fn persist_or_say(
         &self,
+        limit: Duration,
         pg: PgId,
         request: impl Fn(MapVersion) -> DataRequest,
         payload: Bytes,
@@ -135,7 +148,7 @@ impl Client {
         loop {
             let primary = self.cluster.map().pgs.iter().find(|r| r.pg == pg).and_then(|r| r.primary_member().copied());
             let answer = match primary {
-                Some(member) => self.call(member.node, &request(self.version()), payload.clone()).await,
+                Some(member) => self.call_within(limit, member.node, &request(self.version()), payload.clone()).await,
                 None => None,
             };
             match answer {
@@ -188,7 +201,7 @@ impl Client {
     pub(super) async fn write_among_others(&self, chunk: ChunkId, offset: u32, bytes: &[u8]) -> Result<(), String> {
         let origin = Origin { low_water: OperationId(0), ..self.next_origin() };
         let request = |version| self.write_request(chunk, offset, bytes, origin, version);
-        match self.persist_or_say(self.pg(chunk), request, Bytes::copy_from_slice(bytes)).await? {
+        match self.persist_or_say(CALL_AMONG_OTHERS, self.pg(chunk), request, Bytes::copy_from_slice(bytes)).await? {
             Ok((DataReply::Written, _)) => Ok(()),
             other => Err(format!("{other:?}")),
         }

@@ -311,7 +311,7 @@ impl Cluster {
 
     pub(super) async fn assert_replicas_agree(&self, replicas: usize) {
         // An entry that is on every member may still be on its way into the last answer of a backup.
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let digests = self.digests().await;
             let agree = digests
@@ -337,7 +337,7 @@ impl Cluster {
 
     /// Waits until the map is so.
     pub(super) async fn until(&self, what: &str, condition: impl Fn(&ClusterMap) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let map = self.map();
             if condition(&map) {
@@ -350,7 +350,7 @@ impl Cluster {
 
     /// Waits until a node has told something of the kind.
     pub(super) async fn until_told(&self, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !self.events().iter().any(|event| event.contains(text)) {
             assert!(Instant::now() < deadline, "nobody told of '{text}': {:?}", self.events());
             sleep(Duration::from_millis(20)).await;
