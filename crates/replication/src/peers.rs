@@ -167,15 +167,15 @@ impl Peer {
         usize::try_from(share).map_or(MAX_STREAM_BYTES, |share| share.min(MAX_STREAM_BYTES))
     }
 
-    /// It has entries to store and has said nothing for a while.
+    /// It has entries to store, or is sent none because its journal had no room, and has said nothing for a while.
     pub fn is_silent(&self, now: BootTime) -> bool {
-        self.acked < self.cursor && now.since(self.heard) >= SILENT_FOR
+        (self.acked < self.cursor || self.stream_bytes() == 0) && now.since(self.heard) >= SILENT_FOR
     }
 
     /// Its last word on space would make us hold something back. It has to be asked again: a member that is idle says
     /// nothing by itself, and neither a resync nor a write may wait for room that is there by now.
     pub fn is_short_of_room(&self) -> bool {
-        self.credits_bytes < self.taken_room() + ROOM_TO_ASK_AGAIN_BYTES || self.stream_bytes() < MAX_STREAM_BYTES
+        self.credits_bytes < self.taken_room() + ROOM_TO_ASK_AGAIN_BYTES
     }
 
     fn has_room(&self) -> bool {
