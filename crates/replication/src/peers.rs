@@ -12,7 +12,7 @@ use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use weft_proto::replication::{Append, Appended, Message, Promised, SyncWish};
-use weft_types::limits::{MAX_APPEND_ENTRIES, MAX_FRAME_PAYLOAD_BYTES};
+use weft_types::limits::{BACKUP_PROGRESS_TIMEOUT, MAX_APPEND_ENTRIES, MAX_FRAME_PAYLOAD_BYTES};
 use weft_types::map::MemberState;
 use weft_types::{BootTime, DiskId, Effect, Entry, Epoch, Incarnation, LogPosition, Member, NodeId, SetVersion};
 
@@ -60,8 +60,8 @@ pub(crate) struct Peer {
     pub credits_bytes: u64,
     /// In its journal, as it last told.
     pub journal_room_bytes: u64,
-    /// When it last said how far it is, was asked to, or had nothing to do.
-    pub heard: BootTime,
+    /// When it is asked where it stands unless it tells before.
+    ask_at: BootTime,
     /// When it last got further, or had nothing to do.
     pub progress: BootTime,
     /// Promotion is under way since this set: counts for everything until a later set is known (design 5.7).
@@ -92,7 +92,7 @@ impl Peer {
             durable: LogPosition::ZERO,
             credits_bytes: 0,
             journal_room_bytes: 0,
-            heard: now,
+            ask_at: now + SILENT_FOR,
             progress: now,
             candidate: None,
             catching: None,
@@ -167,17 +167,21 @@ impl Peer {
         usize::try_from(share).map_or(MAX_STREAM_BYTES, |share| share.min(MAX_STREAM_BYTES))
     }
 
-    /// It has entries to store and has said nothing for a while.
-    pub fn is_silent(&self, now: BootTime) -> bool {
-        self.acked < self.cursor && now.since(self.heard) >= SILENT_FOR
+    /// It has entries to store, or is sent none because its journal had no room, and has said nothing for a while. Asked once;
+    /// again when that may be lost, because on a slow network more questions make it slower.
+    pub fn is_to_be_asked(&mut self, now: BootTime) -> bool {
+        let silent = (self.acked < self.cursor || self.stream_bytes() == 0) && now >= self.ask_at;
+        if silent {
+            self.ask_at = now + BACKUP_PROGRESS_TIMEOUT;
+        }
+        silent
     }
 
     /// Its last word on space would make us hold something back. It has to be asked again: a member that is idle says
     /// nothing by itself, and neither a resync nor a write may wait for room that is there by now.
     pub fn is_short_of_room(&self) -> bool {
         self.credits_bytes < self.taken_room() + ROOM_TO_ASK_AGAIN_BYTES
-            || self.stream_bytes() < MAX_STREAM_BYTES
-            || self.journal_room_bytes == 0
+            || (self.counts() && self.journal_room_bytes == 0)
     }
 
     fn has_room(&self) -> bool {
@@ -234,7 +238,7 @@ impl Peer {
     pub fn take_report(&mut self, report: &Appended, now: BootTime) -> bool {
         self.credits_bytes = report.credits_bytes;
         self.journal_room_bytes = report.journal_room_bytes;
-        self.heard = now;
+        self.ask_at = now + SILENT_FOR;
         let further = report.end > self.acked || report.durable > self.durable;
         if report.end > self.acked {
             self.acked = report.end;
@@ -293,7 +297,7 @@ impl Peer {
         if self.acked >= self.cursor {
             // It had nothing to do until now.
             self.progress = cx.clock.now;
-            self.heard = cx.clock.now;
+            self.ask_at = cx.clock.now + SILENT_FOR;
         }
         self.cursor = last.header.position;
         let bytes = entries.iter().map(|e| e.data.len() + ENTRY_COST_BYTES).sum();

@@ -200,12 +200,10 @@ impl Primary {
         self.expire_requests(cx);
         for peer in &mut self.peers {
             let behind = peer.cursor == self.appended && peer.told_committed < self.readable;
-            let silent = peer.is_silent(cx.clock.now);
-            if peer.is_joined() && (behind || silent || peer.is_short_of_room()) {
+            if peer.is_joined() && (peer.is_to_be_asked(cx.clock.now) || behind || peer.is_short_of_room()) {
                 // An idle member learns too what it may checkpoint, and tells what room it has. One that declined what it was
                 // sent asks for it again when it has room.
                 peer.told_committed = self.readable;
-                peer.heard = if silent { cx.clock.now } else { peer.heard };
                 let (epoch, committed, sync) = (self.epoch, self.readable, SyncWish::Later);
                 let message = Message::Append(Append { epoch, entries: Vec::new(), committed, sync });
                 cx.send(peer.disk, peer.incarnation, message);

@@ -31,8 +31,8 @@ pub const MAX_STREAM_BYTES: usize = 2 << 20;
 /// is full then finds something to free between them, where it could not make room for the whole message at once.
 pub const APPEND_PART_BYTES: usize = 256 << 10;
 
-/// A member that has entries to store and says nothing for this long is asked where it stands: it may have declined them. Four
-/// times within `BACKUP_PROGRESS_TIMEOUT`.
+/// A member that has entries to store and says nothing for this long is asked where it stands: it may have declined them, or
+/// its word is lost. Long against a round trip, and well within `BACKUP_PROGRESS_TIMEOUT`.
 pub const SILENT_FOR: Duration = Duration::from_millis(250);
 /// Of the room in the journal of a member that does not count, the part that one primary may have under way to it: other groups
 /// of the same disk have their share.
