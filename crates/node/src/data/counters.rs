@@ -54,6 +54,8 @@ counters! { {
     requests_waited_for_map,
     /// Writes sent back because too many were being worked on.
     requests_without_room,
+    /// The most data of writes that were being worked on at a time.
+    request_bytes_most,
     /// Slowed down because a journal was filling up.
     requests_slowed,
     bytes_written,

@@ -318,6 +318,7 @@ impl<H: Host> DataNode<H> {
         };
         let token = self.next_token();
         self.client_bytes += bytes;
+        self.counters.request_bytes_most = self.counters.request_bytes_most.max(self.client_bytes as u64);
         let span = tracing::debug_span!("request", what, %session, %operation, %pg);
         self.requests.insert(token, Pending { answer, bytes, kind, received, sequenced: None, span });
         if kind == Kind::Write {

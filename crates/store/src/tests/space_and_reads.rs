@@ -253,14 +253,14 @@ fn a_journal_tells_how_many_entries_it_takes() {
     assert_eq!(store.journal_takes(&asked, CheckpointsFree::Nothing), asked.len());
 }
 
-/// Two segments of eight are pinned by a group that cannot commit; what of them fits is copied forward, the oldest first.
+/// More than one segment of eight is pinned by a group that cannot commit; what of them fits is copied forward, the oldest first.
 #[test]
 fn a_group_that_cannot_commit_leaves_room_for_the_others() {
     let disk = SimDisk::new(64 << 20);
     let mut store = fresh(&disk, &StoreConfig::small());
     let mut pinned = LogPosition::ZERO;
-    for _ in 0..8 {
-        let entry = write(pinned, 1, chunk(1, 0), 0, 4, 10);
+    for _ in 0..6 {
+        let entry = write(pinned, 1, chunk(1, 0), 0, 3, 10);
         store.append(pg(0), std::slice::from_ref(&entry)).unwrap();
         pinned = entry.header.position;
     }

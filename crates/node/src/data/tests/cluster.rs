@@ -1,7 +1,7 @@
 //! The cluster under test: nodes that can be started, killed and stopped, and the metadata machine that rules them.
 
 use crate::bridge::{BRIDGE_CAPACITY, DataStatus, ToControl, ToData};
-use crate::data::{DataConfig, DataThread, boot_time, format_disk, open_disks, spawn};
+use crate::data::{DataConfig, DataThread, boot_time, format_disk, open_disks, room, spawn};
 use crate::memory::MemoryPlan;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -291,6 +291,12 @@ impl Cluster {
     pub(super) async fn counter(&self, node: NodeId, name: &str) -> u64 {
         let report = self.report(node).await;
         report.counters.iter().find(|(counter, _)| counter == name).map(|(_, value)| *value).unwrap()
+    }
+
+    /// Of each journal, for what all nodes have under way.
+    pub(super) fn under_way_bytes(&self) -> u64 {
+        let config = store_config();
+        room::under_way_bytes(u64::from(config.segments) * u64::from(config.segment_bytes))
     }
 
     pub(super) fn running(&self) -> Vec<NodeId> {

@@ -172,6 +172,13 @@ async fn a_flood_of_writes() -> Result<(), String> {
     }
     cluster.until_all_level().await;
     cluster.assert_replicas_agree(3).await;
+    let part = cluster.under_way_bytes() / 3;
+    for node in cluster.running() {
+        let most = cluster.counter(node, "request_bytes_most").await;
+        if most > part {
+            return Err(format!("node {node} worked on {most} bytes at a time, its part is {part}"));
+        }
+    }
     Ok(())
 }
 
