@@ -27,7 +27,7 @@ fn names_and_attributes_are_those_of_a_local_file_system_on_every_host() {
     let cluster = Cluster::start();
     let other = cluster.mount().with_file_name("mnt-other");
     let _ = cluster.ok(&["dev", "mount", other.to_str().unwrap()]);
-    let subjects: [(&str, Subject); 8] = [
+    let subjects: [(&str, Subject); 11] = [
         ("coherent", a_change_that_returned_is_seen_on_the_other_host),
         ("reading", a_listing_goes_on_while_names_come_and_go),
         ("umask", the_umask_counts_unless_the_directory_has_a_default_acl),
@@ -36,6 +36,9 @@ fn names_and_attributes_are_those_of_a_local_file_system_on_every_host() {
         ("setid", a_write_of_a_user_takes_the_set_id_bits_away),
         ("kinds", fifos_and_sockets_are_made_and_work),
         ("times", times_are_kept_to_the_nanosecond),
+        ("rights", permissions_are_those_of_the_moment_and_root_has_all),
+        ("reads", reading_leaves_the_access_time),
+        ("suid", programs_gain_no_rights),
     ];
     for (name, subject) in subjects {
         fs::create_dir(cluster.mount().join(name)).unwrap();
@@ -205,4 +208,43 @@ fn times_are_kept_to_the_nanosecond(room: &Room) {
     assert!((found.ctime(), found.ctime_nsec()) > changed, "every change moves ctime");
     let far = set(time(1 << 33, 0), time(1 << 33, 1));
     assert_eq!((far.mtime(), far.mtime_nsec()), (1 << 33, 1));
+}
+
+fn permissions_are_those_of_the_moment_and_root_has_all(room: &Room) {
+    let (here, there) = (room.here.join("f"), room.there.join("f"));
+    fs::write(&here, b"x").unwrap();
+    let read = format!("cat {} > /dev/null 2>&1", there.display());
+    let write = format!("dd if=/dev/zero of={} bs=1 count=1 conv=notrunc 2> /dev/null", there.display());
+    for round in 0..10 {
+        for (bits, reads, writes) in [(0o604, true, false), (0o602, false, true), (0o600, false, false)] {
+            fs::set_permissions(&here, fs::Permissions::from_mode(bits)).unwrap();
+            assert_eq!((as_daemon(&read), as_daemon(&write)), (reads, writes), "{bits:o}, round {round}");
+        }
+    }
+    fs::set_permissions(&here, fs::Permissions::from_mode(0)).unwrap();
+    fs::write(&there, b"root").unwrap();
+    assert_eq!(fs::read(&there).unwrap(), b"root");
+}
+
+fn reading_leaves_the_access_time(room: &Room) {
+    let (here, there) = (room.here.join("f"), room.there.join("f"));
+    fs::write(&here, b"read me").unwrap();
+    let accessed = |path: &Path| {
+        let found = fs::metadata(path).unwrap();
+        (found.atime(), found.atime_nsec())
+    };
+    let before = accessed(&here);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(fs::read(&here).unwrap(), b"read me");
+    assert_eq!(fs::read(&there).unwrap(), b"read me");
+    assert_eq!((accessed(&here), accessed(&there)), (before, before));
+}
+
+fn programs_gain_no_rights(room: &Room) {
+    let program = room.here.join("id");
+    fs::copy("/usr/bin/id", &program).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    assert_eq!(mode(&program), 0o4755);
+    let ran = Command::new(room.there.join("id")).arg("-u").uid(DAEMON).gid(DAEMON).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&ran.stdout).trim(), DAEMON.to_string(), "it runs as who started it");
 }

@@ -65,8 +65,10 @@ fn watch(admin: &Admin, volume: &VolumeRecord, context: Context<'_>) -> Outcome 
         bar.set_style(style);
     }
     let began = Instant::now();
+    let mut watched = Watched::default();
     loop {
-        let healing = look(admin, volume)?;
+        let mut healing = look(admin, volume)?;
+        watched.add_to(&mut healing);
         if healing.replicas_missing == 0 {
             bar.finish_and_clear();
             let seconds = began.elapsed().as_secs();
@@ -86,6 +88,24 @@ fn watch(admin: &Admin, volume: &VolumeRecord, context: Context<'_>) -> Outcome 
             None => format!("{} replicas wait for their node or their turn", healing.replicas_missing),
         });
         std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+/// Every resync that was seen, as it was seen last. One that is complete is told of no more, and the bar must not go back.
+#[derive(Default)]
+struct Watched(BTreeMap<(PgId, DiskId), HealProgress>);
+
+impl Watched {
+    fn add_to(&mut self, healing: &mut Healing) {
+        for ended in self.0.values_mut() {
+            ended.chunks_done = ended.chunks_total;
+        }
+        self.0.extend(healing.running.iter().map(|progress| ((progress.pg, progress.target), progress.clone())));
+        let sum = |part: fn(&HealProgress) -> u64| self.0.values().map(part).sum();
+        healing.chunks_total = sum(|progress| progress.chunks_total);
+        healing.chunks_done = sum(|progress| progress.chunks_done);
+        healing.bytes_copied = sum(|progress| progress.bytes_copied);
+        healing.bytes_equal = sum(|progress| progress.bytes_equal);
     }
 }
 
@@ -260,4 +280,41 @@ fn describe_comparison(comparison: &Comparison, every_group: bool) -> String {
 /// First part of a disk's id: enough to tell disks of one cluster apart in a table.
 fn short(disk: DiskId) -> String {
     disk.to_string().chars().take(8).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_types::VolumeId;
+
+    fn progress(index: u16, chunks_done: u64, bytes_copied: u64) -> HealProgress {
+        let pg = PgId { volume: VolumeId(1), index };
+        let (target, chunks_total, bytes_equal, running_ms) = (DiskId(7), 100, 0, 1000);
+        HealProgress { pg, target, chunks_total, chunks_done, bytes_copied, bytes_equal, running_ms }
+    }
+
+    fn seen(watched: &mut Watched, running: Vec<HealProgress>) -> (u64, u64, u64) {
+        let mut healing = Healing {
+            volume: "v".to_owned(),
+            replicas_missing: 1,
+            replicas: 3,
+            chunks_total: 0,
+            chunks_done: 0,
+            bytes_copied: 0,
+            bytes_equal: 0,
+            eta_seconds: None,
+            running,
+        };
+        watched.add_to(&mut healing);
+        (healing.chunks_done, healing.chunks_total, healing.bytes_copied)
+    }
+
+    #[test]
+    fn a_resync_that_is_complete_stays_in_the_bar() {
+        let mut watched = Watched::default();
+        assert_eq!(seen(&mut watched, vec![progress(0, 10, 5), progress(1, 20, 6)]), (30, 200, 11));
+        assert_eq!(seen(&mut watched, vec![progress(1, 60, 16)]), (160, 200, 21));
+        assert_eq!(seen(&mut watched, vec![progress(1, 90, 18), progress(2, 1, 1)]), (191, 300, 24));
+        assert_eq!(seen(&mut watched, Vec::new()), (300, 300, 24));
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{A, S, T, Verdict, answer, certify, expect, insist, put, read_of, serving, value_at, write_of};
 use crate::sim::world::{PG, World};
-use crate::{ClientRequest, Event, Mutant, Reply, RequestToken};
+use crate::{ClientRequest, Event, Mutant, Reply, RequestToken, StoreView};
 use weft_proto::data::{Contents, TruncateRequest};
 use weft_types::{DataError, MapVersion, ObjectId, TruncateGeneration};
 
@@ -167,4 +167,22 @@ fn a_copy_reads_what_a_later_cut_has_left_and_waits_for_the_one_it_knows_of() {
 #[test]
 fn attack_size_of_old_generation() {
     certify(ends_around_a_cut, &[Mutant::EndOfOldGeneration]);
+}
+
+/// S3.8.
+#[test]
+fn a_shrink_is_one_entry_however_much_it_cuts_off() {
+    for size_bytes in [0, 4096, 6000] {
+        let mut world = serving(3, 3, None);
+        for index in 0..40 {
+            put(&mut world, 1 + u64::from(index), (index, 0), 7).unwrap();
+        }
+        let end = |world: &World| world.nodes[&A].store.log_end().sequence.0;
+        let before = end(&world);
+        insist(&mut world, &cut(size_bytes, 1)).unwrap();
+        assert_eq!(end(&world), before + 1, "cut to {size_bytes} bytes");
+        for index in 1..40 {
+            assert_eq!(value_at(&mut world, (index, 0)), Ok(0));
+        }
+    }
 }
