@@ -100,11 +100,15 @@ pub enum Mutant {
     ForceOverLive,
     /// Nobody waits for a member that lost nothing before the longest lossy log wins (design 5.4).
     AcceptLossAtOnce,
+    /// A level primary keeps its place although its log does not join the longest one any more (decision 0007).
+    LevelNeverYields,
+    /// A lossy member is handed the lead while one lives that lost nothing (decision 0007).
+    YieldToAnybody,
 }
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 49] = [
         Self::GrantHeldCap,
         Self::ReleaseForgetsSize,
         Self::ServeLastInLine,
@@ -152,6 +156,8 @@ impl Mutant {
         Self::ForceWithoutLoss,
         Self::ForceOverLive,
         Self::AcceptLossAtOnce,
+        Self::LevelNeverYields,
+        Self::YieldToAnybody,
     ];
 }
 

@@ -174,7 +174,8 @@ impl Primary {
         let Some(theirs) = self.peers.iter().find(|p| p.disk == from).and_then(promised) else { return };
         let common = last_common(&cx.view.history(), &theirs.history);
         if common < theirs.start || (common < cx.core.log_end && common < cx.view.committed()) {
-            // Cannot happen to a level primary: what is committed or trimmed is on every level member.
+            // Of a level primary nothing has to be cut that is committed. But the log of a member that a resync has brought in
+            // begins where that began, and we may have been away since before, kept in the set by the minimum.
             self.ask(cx, SetChange::Yield { to: from });
             return;
         }

@@ -138,6 +138,9 @@ fn of_meta(mutant: Meta) -> Expected {
         Meta::PromoteBesideDead => caught(37),
         Meta::ElectSyncing => caught(11),
         Meta::AcceptLossAtOnce => caught(2),
+        // Seed 9518 did, when the rule was missing.
+        Meta::LevelNeverYields => not_seen(9517, ALL_META),
+        Meta::YieldToAnybody => not_seen(0, ALL_META),
         Meta::BelieveAccuser | Meta::TrustAnyMark | Meta::AnyIncarnationDies => not_seen(50, ALL_META),
         Meta::RemoveOnlyCopy | Meta::ForceWithoutLoss | Meta::ForceOverLive => {
             elsewhere("no operator removes nodes or forces replicas here", ALL_META)

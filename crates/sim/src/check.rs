@@ -8,6 +8,7 @@ use crate::failure::{Failure, Oracle};
 use crate::host::NodeClock;
 use crate::node::{CLUSTER, SimNode, control_address, data_address};
 use crate::plan::Plan;
+use crate::stories::SLOW_NETWORK_MS;
 use crate::subjects::Subjects;
 use crate::world::{SECOND, World};
 use crate::{Options, VOLUME, Verdict};
@@ -64,6 +65,9 @@ fn live(world: &mut World, plan: &Plan, options: &Options) {
 /// A healthy cluster with a volume and clients.
 fn build(world: &mut World, options: &Options) {
     let mix = world.mix;
+    if mix.slow_message_ms >= SLOW_NETWORK_MS {
+        world.mix.slow_message_percent = 0;
+    }
     let new_node = |id: u64| NewNode {
         name: format!("n{id}"),
         control_address: control_address(NodeId(id)),
@@ -118,6 +122,7 @@ fn build(world: &mut World, options: &Options) {
         pg_count: mix.groups,
     });
     world.run(120 * SECOND, World::all_level);
+    world.mix.slow_message_percent = mix.slow_message_percent;
     if !world.all_level() {
         let what = describe(world);
         return world.fail(Oracle::Settles, format!("a new cluster does not serve: {what}"));

@@ -122,6 +122,10 @@ pub fn draw(seed: u64, mix: &Mix) -> Option<(Mix, Vec<(u64, Fault)>)> {
     Some((mix, faults))
 }
 
+/// The longest delay of a network on which no lease lasts. It becomes so when the cluster serves: before, there is nothing to tell,
+/// and a cluster that is being made there does not get on.
+pub const SLOW_NETWORK_MS: u64 = 1500;
+
 /// Which of the rare executions a seed tells, and the chance that goes on with it: of a stream of its own, so that the other
 /// seeds stay what they were.
 fn rare_of(seed: u64) -> Option<(Random, u64)> {
@@ -209,7 +213,7 @@ fn tell_rare(random: &mut Random, mix: &mut Mix, theme: u64) -> Vec<(u64, Fault)
             }
             // A leader whose majority has answered it, and goes over to another before the answers arrive.
             5 => {
-                (mix.slow_message_percent, mix.slow_message_ms) = (15, 1500);
+                (mix.slow_message_percent, mix.slow_message_ms) = (15, SLOW_NETWORK_MS);
                 tell(Fault::Split { group: 0, role: Role::Leader, clients: 0, heal_ms: 3500 + random.below(2000) });
                 tell(Fault::UnseatLeader);
             }

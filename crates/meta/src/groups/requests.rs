@@ -171,16 +171,19 @@ fn accept_loss(pg: &mut PgRecord, primary: DiskId, from: LossGeneration, live: &
     Ok(())
 }
 
-/// The longest lossy log wins (design 5.4), also when the journals no longer join it to the log of whoever leads.
+/// The longest log wins (design 5.4), also when the journals no longer join it to the log of whoever leads. A level member has
+/// all that was acknowledged, so it may lead at any time; a lossy one may not while a level one lives (decision 0007).
 fn yield_to(pg: &mut PgRecord, primary: DiskId, to: DiskId, live: &Liveness) -> Result<(), SetRefusal> {
-    if pg.members.iter().any(|m| m.is_level() && live.is_live(m)) {
-        return Err(SetRefusal::LevelMemberLive);
-    }
     if to == primary {
         return Err(SetRefusal::RemovesItself);
     }
-    if !live_member(pg, to, live)?.is_in_sync() {
+    let target = live_member(pg, to, live)?;
+    if !target.is_in_sync() {
         return Err(SetRefusal::NotInSync(to));
+    }
+    let may_lead = (target.is_level() && !planted(Mutant::LevelNeverYields)) || planted(Mutant::YieldToAnybody);
+    if !may_lead && pg.members.iter().any(|m| m.is_level() && live.is_live(m)) {
+        return Err(SetRefusal::LevelMemberLive);
     }
     enthrone(pg, Some(to));
     Ok(())

@@ -156,6 +156,25 @@ pub(super) fn amnesia() -> Outcome {
     w.verdict()
 }
 
+/// Simulator, seed 9518: a member that could not leave the set led, and the longest log began behind the end of its own.
+pub(super) fn who_may_be_handed_the_lead() -> Outcome {
+    let mut w = World::with_group(3, 3);
+    let (a, b, c) = (w.leader_node(), w.backups()[0], w.backups()[1]);
+    w.restart(b, false);
+    let refused = w.change(SetChange::Yield { to: disk(b) });
+    must!(matches!(refused, CommandReply::SetRefused(SetRefusal::LevelMemberLive)), "to a lossy one: {refused:?}");
+    let before = w.pg();
+    w.change(SetChange::Yield { to: disk(c) });
+    must!(w.leader_node() == c, "{a} keeps the lead: {:?}", w.pg());
+    must!(w.pg().epoch > before.epoch, "another leader in the same epoch");
+    w.verdict()
+}
+
+#[test]
+fn a_level_member_is_handed_the_lead_and_a_lossy_one_is_not() {
+    who_may_be_handed_the_lead().unwrap();
+}
+
 pub(super) fn false_clean_stop() -> Outcome {
     let mut w = World::with_group(3, 3);
     let b = w.backups()[0];

@@ -49,6 +49,7 @@ fn scenario(mutant: Mutant) -> fn() -> Outcome {
         Mutant::AnyIncarnationDies => attacks::a_late_word_of_an_earlier_incarnation,
         Mutant::RemoveOnlyCopy | Mutant::ForceWithoutLoss | Mutant::ForceOverLive => attacks::the_last_copy,
         Mutant::AcceptLossAtOnce => attacks::the_wait_for_the_lossless,
+        Mutant::LevelNeverYields | Mutant::YieldToAnybody => attacks::who_may_be_handed_the_lead,
     }
 }
 

@@ -279,12 +279,14 @@ impl Meta {
             }
             SetChange::Yield { to } => {
                 let level_live = self.record.members.iter().any(|m| m.is_level() && self.live(m.node));
+                let to_level = self.record.member(*to).is_some_and(weft_types::Member::is_level);
                 let able = self.record.member(*to).is_some_and(|m| m.is_in_sync() && self.live(m.node));
-                if able && !level_live {
+                let granted = able && (to_level || !level_live);
+                if granted {
                     self.record.primary = Some(*to);
                     self.record.epoch = self.record.epoch.next();
                 }
-                able && !level_live
+                granted
             }
             SetChange::AcceptLoss { from } => {
                 let level_live = self.record.members.iter().any(|m| m.is_level() && self.live(m.node));

@@ -1,6 +1,7 @@
 //! design 5.5: a new epoch, and members that were not levelled in it.
 
 use super::*;
+use crate::StoreView;
 
 #[test]
 fn returning_behind() {
@@ -114,4 +115,31 @@ fn what_a_behind_member_lacks_is_not_read_while_it_is_being_recognised() {
         },
         &[Mutant::BehindAsLevel],
     );
+}
+
+/// Simulator, seed 9518. B is away and cannot leave; C is brought in by a resync whose log begins behind B's end; then A dies.
+#[test]
+fn a_level_primary_whose_log_does_not_reach_the_longest_one_hands_over() {
+    let mut world = serving(3, 3, None);
+    // C has to begin its log anew.
+    stale_c(&mut world, 4).unwrap();
+    world.crash(B);
+    for operation in 601..604 {
+        world.request(write_of(S, operation, 0, (1, 0), operation));
+    }
+    world.run_ms(100);
+    world.start(C, true);
+    assert!(world.run_until(10_000, |w| in_sync(w, C)), "C is promoted: {:?}", world.meta.record);
+    world.crash(A);
+    world.start(B, true);
+    assert!(in_sync(&world, B), "B has left: {:?}", world.meta.record);
+    let (b_ends, c_begins) = (world.nodes[&B].store.log_end(), world.nodes[&C].store.log_start());
+    assert!(b_ends < c_begins, "C's log begins at {c_begins}, B's ends at {b_ends}");
+    world.meta.elect(Some(disk(C)));
+    let serves = |w: &World| w.meta.record.levelled_epoch == w.meta.record.epoch;
+    assert!(world.run_until(20_000, serves), "nobody leads: {:?}", world.meta.record);
+    assert_eq!(world.meta.record.primary, Some(disk(C)));
+    world.start(A, true);
+    heal_and_converge(&mut world).unwrap();
+    assert_eq!(value_at(&mut world, (0, 0)), Ok(2));
 }
