@@ -221,7 +221,7 @@ fn permissions_are_those_of_the_moment_and_root_has_all(room: &Room) {
             assert_eq!((as_daemon(&read), as_daemon(&write)), (reads, writes), "{bits:o}, round {round}");
         }
     }
-    fs::set_permissions(&here, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&here, fs::Permissions::from_mode(0o0)).unwrap();
     fs::write(&there, b"root").unwrap();
     assert_eq!(fs::read(&there).unwrap(), b"root");
 }

@@ -6,9 +6,8 @@ use crate::{Options, Verdict, run};
 const SEEDS: u64 = 250;
 const ONCE_FAILED: [u64; 10] = [325, 335, 377, 739, 1230, 1703, 1765, 1905, 2186, 2496];
 /// The same, of seeds that failed since there are stories and files.
-const ONCE_FAILED_WITH_STORIES_AND_FILES: [u64; 18] = [
-    883, 941, 1186, 1349, 3189, 3607, 5236, 5261, 5368, 6266, 7176, 7713, 8862, 8978, 9092, 9096, 9518, 9641,
-];
+const ONCE_FAILED_WITH_STORIES_AND_FILES: [u64; 18] =
+    [883, 941, 1186, 1349, 3189, 3607, 5236, 5261, 5368, 6266, 7176, 7713, 8862, 8978, 9092, 9096, 9518, 9641];
 /// A planted bug has to be seen within so many seeds.
 const SEEDS_FOR_A_BUG: u64 = 12;
 
