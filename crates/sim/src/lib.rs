@@ -16,6 +16,7 @@
 //! | `world` | time, chance, the trace |
 //! | `subjects` | what clients of a seed do with files |
 //! | `plan`, `stories`, `nemesis` | which faults a seed draws, and when they strike; carrying them out |
+//! | `aimed` | executions that are aimed at one rule each |
 //! | `metadata` | Raft as a delayed log; committing |
 //! | `node`, `host`, `tasks`, `links`, `sizes` | a node's process, what it stands on, its control side |
 //! | `client` | sessions, the data core, the workload (`client::workload`) |
@@ -25,6 +26,7 @@
 //! | `bugs` | bugs planted on purpose, which the oracles have to notice |
 //! | `stats` | what was exercised |
 
+mod aimed;
 #[cfg(feature = "mutants")]
 pub mod bugs;
 mod check;
@@ -57,6 +59,7 @@ mod world;
 #[cfg(test)]
 mod tests;
 
+pub use aimed::name_of as aimed_story;
 pub use check::run;
 pub use failure::{Failure, Oracle};
 pub use plan::{Fault, Mix, Plan};
@@ -79,6 +82,8 @@ pub struct Options {
     pub calm: bool,
     /// Without stories, as seeds were before there were any: seeds that failed once then still mean the same.
     pub plain: bool,
+    /// Without stories that are aimed at one rule, as seeds were before there were any.
+    pub without_aimed: bool,
     /// Clients use no files, only registers, as seeds were before there were any.
     pub without_files: bool,
     /// Kinds of faults that are left out, by name ([`Fault::kind`]).

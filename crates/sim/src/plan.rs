@@ -224,7 +224,7 @@ impl Plan {
         if options.plain {
             return plan;
         }
-        if let Some((mix, told)) = stories::draw(seed, &plan.mix) {
+        if let Some((mix, told)) = stories::draw(seed, &plan.mix, options.without_aimed) {
             plan.mix = mix;
             plan.faults.extend(told);
         }

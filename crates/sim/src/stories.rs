@@ -5,6 +5,7 @@
 //! that take part in it, a little later. Guarantees: what is drawn depends on the seed alone, and not on the plan that is
 //! drawn without stories. Must not know: what ought to come of it.
 
+use crate::aimed;
 use crate::plan::{Fault, Mix, one_of};
 use crate::world::{MS, SECOND, US, World};
 use weft_store::fault::Random;
@@ -89,11 +90,8 @@ pub struct Ambush {
 const ROLES: [Role; 3] = [Role::Primary, Role::Subject, Role::Other];
 
 /// The mix that goes with stories, and when each begins. `None`: this seed has none.
-pub fn draw(seed: u64, mix: &Mix) -> Option<(Mix, Vec<(u64, Fault)>)> {
-    let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x5354_4f52);
-    if !random.chance(80) {
-        return None;
-    }
+pub fn draw(seed: u64, mix: &Mix, without_aimed: bool) -> Option<(Mix, Vec<(u64, Fault)>)> {
+    let mut random = story_chances(seed)?;
     let rare = rare_of(seed);
     let mut mix = Mix {
         threads: 2 + random.below(4) as usize,
@@ -119,7 +117,20 @@ pub fn draw(seed: u64, mix: &Mix) -> Option<(Mix, Vec<(u64, Fault)>)> {
     if let Some((mut random, theme)) = rare {
         faults = tell_rare(&mut random, &mut mix, theme);
     }
+    if let Some((mut random, aimed)) = aimed::of(seed).filter(|_| !without_aimed) {
+        faults = (aimed.tell)(&mut random, &mut mix);
+    }
     Some((mix, faults))
+}
+
+/// The chances of a seed that tells a story.
+fn story_chances(seed: u64) -> Option<Random> {
+    let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x5354_4f52);
+    random.chance(80).then_some(random)
+}
+
+pub fn has_story(seed: u64) -> bool {
+    story_chances(seed).is_some()
 }
 
 /// The longest delay of a network on which no lease lasts. It becomes so when the cluster serves: before, there is nothing to tell,
@@ -140,8 +151,7 @@ fn rare_of(seed: u64) -> Option<(Random, u64)> {
 /// The number of the rare execution that a seed tells, if it tells one.
 #[must_use]
 pub fn rare_theme(seed: u64) -> Option<u64> {
-    let tells = Random::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x5354_4f52).chance(80);
-    rare_of(seed).filter(|_| tells).map(|(_, theme)| theme)
+    rare_of(seed).filter(|_| has_story(seed)).map(|(_, theme)| theme)
 }
 
 /// Executions that take several things at once, so that they are told with nothing beside them, and again and again.

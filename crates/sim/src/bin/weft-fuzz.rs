@@ -33,6 +33,12 @@ struct Arguments {
     /// Clients use no files: seeds as they were before they did.
     #[arg(long)]
     without_files: bool,
+    /// No stories that are aimed at one rule: seeds as they were before there were any.
+    #[arg(long)]
+    without_aimed: bool,
+    /// Only seeds that tell the story of this name that is aimed at one rule (`aimed/`).
+    #[arg(long)]
+    aimed: Option<String>,
     /// Only seeds whose clients use these files: `locks`, `sizes` or `names`.
     #[arg(long)]
     with: Option<Subject>,
@@ -107,6 +113,7 @@ fn main() -> ExitCode {
         calm: arguments.calm,
         plain: arguments.plain,
         without_files: arguments.without_files,
+        without_aimed: arguments.without_aimed,
         off: arguments.off.iter().cloned().collect(),
         pretend_to_sync: arguments.pretend_to_sync,
         verbose: arguments.verbose,
@@ -135,8 +142,7 @@ fn run_all(arguments: &Arguments, first: u64, count: u64, options: &Options, beg
                     if at >= count || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let other = arguments.with.is_some_and(|subject| weft_sim::subject(first + at) != Some(subject));
-                    if other || arguments.rare.is_some_and(|theme| weft_sim::rare_theme(first + at) != Some(theme)) {
+                    if !is_wanted(arguments, first + at) {
                         continue;
                     }
                     let verdict = run(first + at, options);
@@ -156,6 +162,13 @@ fn run_all(arguments: &Arguments, first: u64, count: u64, options: &Options, beg
         }
     });
     total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Whether a seed is of those that were asked for.
+fn is_wanted(arguments: &Arguments, seed: u64) -> bool {
+    arguments.with.is_none_or(|subject| weft_sim::subject(seed) == Some(subject))
+        && arguments.rare.is_none_or(|theme| weft_sim::rare_theme(seed) == Some(theme))
+        && arguments.aimed.as_deref().is_none_or(|name| weft_sim::aimed_story(seed) == Some(name))
 }
 
 fn progress(done: u64, count: u64, failed: usize, began: Instant) {
@@ -207,6 +220,9 @@ fn replay(options: &Options, without: &BTreeSet<usize>) -> String {
     }
     if options.without_files {
         text.push_str(" --without-files");
+    }
+    if options.without_aimed {
+        text.push_str(" --without-aimed");
     }
     #[cfg(feature = "mutants")]
     if let Some(bug) = options.bug {

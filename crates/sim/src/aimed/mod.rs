@@ -1,0 +1,38 @@
+//! Stories that are aimed at one rule each: the execution that breaks it, told with nothing else beside it, and again and again.
+//!
+//! Responsible for: which seeds tell one, and which. Guarantees: what is drawn depends on the seed alone, by chances of its own:
+//! a seed that tells none, and every seed without them ([`Options::without_aimed`](crate::Options)), is what it was before there
+//! were any. Must not know: what ought to come of it.
+
+use crate::plan::{Fault, Mix};
+use weft_store::fault::Random;
+
+/// An execution. It may change the mix, and says what strikes, and when.
+#[derive(Clone, Copy)]
+pub struct Aimed {
+    pub name: &'static str,
+    pub tell: fn(&mut Random, &mut Mix) -> Vec<(u64, Fault)>,
+}
+
+/// By subject, each in a file of its own.
+const SUBJECTS: [&[Aimed]; 0] = [];
+
+/// Of the seeds that tell a story, so many in a hundred tell one of these instead.
+const CHANCE: u64 = 30;
+
+/// Which one a seed tells, and the chances that go on with it.
+pub fn of(seed: u64) -> Option<(Random, Aimed)> {
+    let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x4149_4d45);
+    let count = SUBJECTS.iter().map(|subject| subject.len() as u64).sum::<u64>();
+    if count == 0 || !random.chance(CHANCE) {
+        return None;
+    }
+    let chosen = random.below(count) as usize;
+    SUBJECTS.iter().flat_map(|subject| subject.iter()).nth(chosen).map(|aimed| (random, *aimed))
+}
+
+/// The name of the one that a seed tells.
+#[must_use]
+pub fn name_of(seed: u64) -> Option<&'static str> {
+    of(seed).filter(|_| crate::stories::has_story(seed)).map(|(_, aimed)| aimed.name)
+}
