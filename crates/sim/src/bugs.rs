@@ -258,6 +258,7 @@ fn of_store(mutant: Store) -> Expected {
             "store tests::real_crash",
         ),
         Store::ForgetBallast => caught(495),
+        Store::BeginWithoutBallast => caught(8119),
         Store::KeepCutRecords => caught(538),
         Store::UnverifiedRead => not_seen(50, "store tests::space_and_reads"),
         Store::DamagedIsAbsent => not_seen(50, "store tests::space_and_reads"),

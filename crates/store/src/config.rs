@@ -103,6 +103,8 @@ pub enum Mutant {
     SequenceAlone,
     /// A ballast that does not fit back right after it was given up is forgotten.
     ForgetBallast,
+    /// What an opening has to write takes no room of the ballast.
+    BeginWithoutBallast,
     /// A cut leaves the dedupe records of what it cut.
     KeepCutRecords,
     /// A checkpoint does not write down where the writes of a chunk ended.
@@ -131,7 +133,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::SkipFsync,
         Self::MarkBeforeFsync,
         Self::IgnoreLap,
@@ -149,6 +151,7 @@ impl Mutant {
         Self::RenameBeforeSync,
         Self::SequenceAlone,
         Self::ForgetBallast,
+        Self::BeginWithoutBallast,
         Self::KeepCutRecords,
         Self::ForgetEnds,
         Self::AnyDisk,

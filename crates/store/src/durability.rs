@@ -7,7 +7,7 @@
 use crate::checkpoint::{CheckpointFailure, CheckpointJob, CheckpointOutcome, GroupPlan, PlannedEntry, Removed};
 use crate::config::{Mutant, StoreConfig};
 use crate::disk::Disk;
-use crate::error::{Result, StoreError};
+use crate::error::{IoContext as _, Result, StoreError};
 use crate::group::{EffectKind, Group};
 use crate::journal::{NewRecord, SyncScope, mark_body};
 use crate::record::Kind;
@@ -353,6 +353,19 @@ impl<D: Disk> Store<D> {
                 entries -= 1;
             }
         }
+    }
+
+    /// Replaces a small file beside the store's own, which the opener of the disk keeps there: durable when this returns, the old
+    /// one or the new one after a loss of power. On a full disk it gets the room that the ballast keeps for openings, as the
+    /// state file does: a disk that cannot be begun to be used can have nothing deleted from it.
+    ///
+    /// # Errors
+    /// When it cannot be written or synced.
+    pub fn replace_beside(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
+        let disk = &self.disk;
+        let replace = || crate::disk::replace_file(disk, path, bytes).during(path);
+        self.ballast_missing |= superblock::with_ballast(disk, &self.config, replace)?;
+        Ok(())
     }
 
     /// Takes the ballast again once there is room for it and as much besides. Until then the next checkpoint tries, and

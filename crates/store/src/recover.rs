@@ -88,7 +88,9 @@ impl<D: Disk> Store<D> {
         };
         let mut report = RecoveryReport { warning, ..RecoveryReport::default() };
         // From here on every record carries a life that no record of an earlier opening has.
-        store.ballast_missing |= begin_life(&store.disk, &store.config, &DiskState { life, ..state.clone() })?;
+        let begun = DiskState { life, ..state.clone() };
+        let begin = || sealed::write(&store.disk, &store.config, STATE, &begun);
+        store.ballast_missing |= superblock::with_ballast(&store.disk, &store.config, begin)?;
         let as_of = state.as_of;
         for (pg, snapshot) in state.groups {
             let size = *store.volumes.get(&pg.volume).ok_or(StoreError::UnknownVolume { volume: pg.volume })?;
@@ -218,21 +220,6 @@ impl<D: Disk> Store<D> {
             }
         })
     }
-}
-
-/// Writes the state file with which an opening begins, and says whether that took of the ballast. On a full disk it takes
-/// the place of the ballast's rest; the old file's place becomes the rest for the next opening.
-fn begin_life<D: Disk>(disk: &D, config: &StoreConfig, state: &DiskState) -> Result<bool> {
-    match sealed::write(disk, config, STATE, state) {
-        Err(error) if error.is_no_space() => {}
-        written => return written.map(|()| false),
-    }
-    superblock::release_ballast(disk, 0)?;
-    sealed::write(disk, config, STATE, state)?;
-    if let Err(error) = superblock::create_ballast(disk, superblock::kept_for_opening(config.ballast_bytes)) {
-        tracing::warn!(%error, "nothing could be kept of the ballast for the next opening");
-    }
-    Ok(true)
 }
 
 struct Replay<'a, D: Disk> {

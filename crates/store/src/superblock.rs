@@ -148,6 +148,21 @@ pub(crate) const fn kept_for_opening(ballast_bytes: u64) -> u64 {
     ballast_bytes / 2
 }
 
+/// Does what beginning to use a disk takes, and says whether it took of the ballast. On a full disk it takes the place of the
+/// ballast's rest; what it replaces makes room for that again.
+pub(crate) fn with_ballast<D: Disk>(disk: &D, config: &StoreConfig, write: impl Fn() -> Result<()>) -> Result<bool> {
+    match write() {
+        Err(error) if error.is_no_space() && !config.has(Mutant::BeginWithoutBallast) => {}
+        written => return written.map(|()| false),
+    }
+    release_ballast(disk, 0)?;
+    write()?;
+    if let Err(error) = create_ballast(disk, kept_for_opening(config.ballast_bytes)) {
+        tracing::warn!(%error, "nothing could be kept of the ballast for the next opening");
+    }
+    Ok(true)
+}
+
 /// Gives up the ballast but for `keep_bytes` of it.
 pub(crate) fn release_ballast<D: Disk>(disk: &D, keep_bytes: u64) -> Result<()> {
     let file = disk.open(BALLAST_FILE, OpenMode::Create).during("opening the ballast")?;

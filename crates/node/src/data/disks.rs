@@ -3,7 +3,7 @@
 //! Guarantees: a foreign, swapped, locked or failed disk is not opened (design 4.6); a disk is never formatted by
 //! opening it, so an empty mount point does not become a disk by accident. Must not know: placement groups.
 
-use super::proof::{self, CacheLife, LastRun};
+use super::proof::{self, CacheLife, LastRun, MarkError};
 use std::io;
 use std::path::{Path, PathBuf};
 use weft_proto::control::RegisterDisk;
@@ -20,7 +20,7 @@ pub enum OpenDiskError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("{path}: cannot tell how the last run on this disk ended, or sync what it left: {source}")]
-    LastRun { path: PathBuf, source: io::Error },
+    LastRun { path: PathBuf, source: MarkError },
     #[error("{first} and {second} hold the same disk {disk}")]
     Twice { disk: DiskId, first: PathBuf, second: PathBuf },
 }
@@ -173,11 +173,11 @@ pub fn open_on<D: Disk>(
     cache_life: impl FnOnce() -> io::Result<CacheLife>,
 ) -> Result<OpenedDisk<D>, OpenDiskError> {
     let source = |source| OpenDiskError::Directory { path: path.to_owned(), source };
-    let (store, report) = Store::open(disk.clone(), Expected { cluster, disk: None, node: None }, config.clone())?;
+    let (mut store, report) = Store::open(disk.clone(), Expected { cluster, disk: None, node: None }, config.clone())?;
     let id = store.identity().disk;
     let last_run = |source| OpenDiskError::LastRun { path: path.to_owned(), source };
-    let cache_life = cache_life().map_err(last_run)?;
-    let examined = proof::examine(&disk, id, &cache_life).map_err(last_run)?;
+    let cache_life = cache_life().map_err(|error| last_run(error.into()))?;
+    let examined = proof::examine(&disk, &mut store, &cache_life).map_err(last_run)?;
     if let Some(warning) = disk.filesystem().map_err(source)?.warning() {
         tracing::warn!(disk = %id, path = %path.display(), "{warning}");
     }

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::Path;
 use weft_proto::control::NothingLost;
-use weft_store::Disk;
-use weft_store::disk::{read_file, replace_file};
+use weft_store::disk::read_file;
+use weft_store::{Disk, Store, StoreError};
 use weft_types::{DiskId, Incarnation};
 
 /// Name of the mark file in a disk's directory.
@@ -78,17 +78,27 @@ pub struct LastRun {
     pub proof: Option<NothingLost>,
 }
 
+#[derive(Debug, thiserror::Error)]
+pub enum MarkError {
+    #[error("reading {MARK_FILE} or syncing the disk: {0}")]
+    Disk(#[from] io::Error),
+    #[error("writing {MARK_FILE}: {0}")]
+    Encode(#[from] serde_json::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Reads the mark, syncs the disk, and says what can be proven. Call it after the store has opened the disk (which
 /// refuses one whose fsync failed) and before anything is appended. Blocks.
 ///
 /// # Errors
 /// When the mark cannot be read or rewritten, or the sync fails. The disk must then not be used: the bytes that an
 /// earlier process left in the page cache may be gone (design 4.6).
-pub fn examine<D: Disk>(disk: &D, id: DiskId, now: &CacheLife) -> io::Result<LastRun> {
+pub fn examine<D: Disk>(disk: &D, store: &mut Store<D>, now: &CacheLife) -> Result<LastRun, MarkError> {
     let Some(bytes) = read_file(disk, MARK_FILE)? else { return Ok(LastRun::default()) };
     // A mark that does not read proves nothing; it is no reason to refuse the disk.
     let Ok(mark) = serde_json::from_slice::<Mark>(&bytes) else { return Ok(LastRun::default()) };
-    if mark.version != MARK_VERSION || mark.disk != id {
+    if mark.version != MARK_VERSION || mark.disk != store.identity().disk {
         return Ok(LastRun::default());
     }
     let incarnation = mark.incarnation;
@@ -102,7 +112,7 @@ pub fn examine<D: Disk>(disk: &D, id: DiskId, now: &CacheLife) -> io::Result<Las
     disk.sync_all()?;
     // From here the mark says "running" in this life of the cache: it stands as long as nothing can have been lost, and
     // no longer.
-    write(disk, &Mark { cache_life: now.clone(), ended: Ended::Running, ..mark })?;
+    write(store, &Mark { cache_life: now.clone(), ended: Ended::Running, ..mark })?;
     Ok(LastRun { incarnation, proof: Some(NothingLost { of: incarnation }) })
 }
 
@@ -110,30 +120,42 @@ pub fn examine<D: Disk>(disk: &D, id: DiskId, now: &CacheLife) -> io::Result<Las
 ///
 /// # Errors
 /// When the mark cannot be made durable.
-pub fn begin_run<D: Disk>(disk: &D, id: DiskId, incarnation: Incarnation, now: &CacheLife) -> io::Result<()> {
-    let cache_life = now.clone();
-    write(disk, &Mark { version: MARK_VERSION, disk: id, incarnation, cache_life, ended: Ended::Running })
+pub fn begin_run<D: Disk>(store: &mut Store<D>, incarnation: Incarnation, now: &CacheLife) -> Result<(), MarkError> {
+    note(store, incarnation, now, Ended::Running)
 }
 
 /// Notes that everything the incarnation appended is durable and that it appends nothing more. Blocks.
 ///
 /// # Errors
 /// When the mark cannot be made durable; the next start then proves by cache life or not at all.
-pub fn end_run<D: Disk>(disk: &D, id: DiskId, incarnation: Incarnation, now: &CacheLife) -> io::Result<()> {
-    let cache_life = now.clone();
-    write(disk, &Mark { version: MARK_VERSION, disk: id, incarnation, cache_life, ended: Ended::CleanStop })
+pub fn end_run<D: Disk>(store: &mut Store<D>, incarnation: Incarnation, now: &CacheLife) -> Result<(), MarkError> {
+    note(store, incarnation, now, Ended::CleanStop)
 }
 
-fn write<D: Disk>(disk: &D, mark: &Mark) -> io::Result<()> {
-    replace_file(disk, MARK_FILE, &serde_json::to_vec_pretty(mark)?)
+fn note<D: Disk>(
+    store: &mut Store<D>,
+    incarnation: Incarnation,
+    now: &CacheLife,
+    ended: Ended,
+) -> Result<(), MarkError> {
+    let disk = store.identity().disk;
+    write(store, &Mark { version: MARK_VERSION, disk, incarnation, cache_life: now.clone(), ended })
+}
+
+/// Also on a full disk: one that nobody can begin to use can have nothing deleted from it.
+fn write<D: Disk>(store: &mut Store<D>, mark: &Mark) -> Result<(), MarkError> {
+    Ok(store.replace_beside(MARK_FILE, &serde_json::to_vec_pretty(mark)?)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_store::RealDisk;
+    use weft_store::disk::replace_file;
+    use weft_store::fault::{PowerLoss, SimDisk};
+    use weft_store::{Expected, Identity, StoreConfig};
+    use weft_types::{ClusterId, NodeId};
 
-    const DISK: DiskId = DiskId(7);
+    const IDENTITY: Identity = Identity { cluster: ClusterId(1), disk: DiskId(7), node: NodeId(1) };
 
     fn life(boot: &str, mount: Option<u64>) -> CacheLife {
         CacheLife { boot_id: boot.to_owned(), mount_id: mount }
@@ -144,18 +166,39 @@ mod tests {
     }
 
     struct Bench {
-        disk: RealDisk,
-        _directory: tempfile::TempDir,
+        disk: SimDisk,
+        store: Store<SimDisk>,
+    }
+
+    fn open(disk: &SimDisk, config: StoreConfig) -> Store<SimDisk> {
+        let expected = Expected { cluster: IDENTITY.cluster, disk: None, node: None };
+        Store::open(disk.clone(), expected, config).unwrap().0
     }
 
     impl Bench {
         fn new() -> Self {
-            let directory = tempfile::tempdir().unwrap();
-            Self { disk: RealDisk::new(directory.path()).unwrap(), _directory: directory }
+            let disk = SimDisk::new(64 << 20);
+            Store::format(&disk, IDENTITY, &StoreConfig::small()).unwrap();
+            let store = open(&disk, StoreConfig::small());
+            Self { disk, store }
         }
 
-        fn examine(&self, now: &CacheLife) -> Option<NothingLost> {
-            examine(&self.disk, DISK, now).unwrap().proof
+        fn begin(&mut self, incarnation: u64, now: &CacheLife) {
+            begin_run(&mut self.store, Incarnation(incarnation), now).unwrap();
+        }
+
+        fn end(&mut self, incarnation: u64, now: &CacheLife) {
+            end_run(&mut self.store, Incarnation(incarnation), now).unwrap();
+        }
+
+        fn examine(&mut self, now: &CacheLife) -> Option<NothingLost> {
+            examine(&self.disk, &mut self.store, now).unwrap().proof
+        }
+
+        /// Somebody else takes all the room that is left.
+        fn fill(&self) {
+            let usage = self.disk.usage().unwrap();
+            self.disk.set_capacity(usage.total_bytes - usage.free_bytes);
         }
     }
 
@@ -166,9 +209,9 @@ mod tests {
 
     #[test]
     fn a_killed_process_is_proven_whole_while_boot_and_mount_last() {
-        let bench = Bench::new();
+        let mut bench = Bench::new();
         let now = life("a", Some(1));
-        begin_run(&bench.disk, DISK, Incarnation(5), &now).unwrap();
+        bench.begin(5, &now);
         assert_eq!(bench.examine(&now), proof_of(5));
         assert_eq!(bench.examine(&life("b", Some(1))), None, "another boot");
         assert_eq!(bench.examine(&life("a", Some(2))), None, "another mount");
@@ -176,25 +219,25 @@ mod tests {
 
     #[test]
     fn a_kernel_that_cannot_tell_mounts_apart_proves_nothing_after_a_kill() {
-        let bench = Bench::new();
+        let mut bench = Bench::new();
         let now = life("a", None);
-        begin_run(&bench.disk, DISK, Incarnation(5), &now).unwrap();
+        bench.begin(5, &now);
         assert_eq!(bench.examine(&now), None);
     }
 
     #[test]
     fn a_clean_stop_is_proven_after_a_reboot() {
-        let bench = Bench::new();
-        begin_run(&bench.disk, DISK, Incarnation(5), &life("a", Some(1))).unwrap();
-        end_run(&bench.disk, DISK, Incarnation(5), &life("a", Some(1))).unwrap();
+        let mut bench = Bench::new();
+        bench.begin(5, &life("a", Some(1)));
+        bench.end(5, &life("a", Some(1)));
         assert_eq!(bench.examine(&life("b", Some(9))), proof_of(5));
     }
 
     /// Attack false-clean-stop: stopped cleanly, started again, then the power fails before the next run is registered.
     #[test]
     fn a_clean_stop_mark_is_used_up_by_the_start_that_reads_it() {
-        let bench = Bench::new();
-        end_run(&bench.disk, DISK, Incarnation(5), &life("a", Some(1))).unwrap();
+        let mut bench = Bench::new();
+        bench.end(5, &life("a", Some(1)));
         assert_eq!(bench.examine(&life("b", Some(2))), proof_of(5));
         assert_eq!(bench.examine(&life("b", Some(2))), proof_of(5), "nothing was lost in between");
         assert_eq!(bench.examine(&life("c", Some(3))), None, "the power was cut in between");
@@ -202,12 +245,42 @@ mod tests {
 
     #[test]
     fn a_mark_of_another_disk_or_a_damaged_one_proves_nothing() {
-        let bench = Bench::new();
+        let mut bench = Bench::new();
         let now = life("a", Some(1));
-        end_run(&bench.disk, DiskId(8), Incarnation(5), &now).unwrap();
+        let disk = DiskId(8);
+        let ended = Ended::CleanStop;
+        let other = Mark { version: MARK_VERSION, disk, incarnation: Incarnation(5), cache_life: now.clone(), ended };
+        write(&mut bench.store, &other).unwrap();
         assert_eq!(bench.examine(&now), None);
         replace_file(&bench.disk, MARK_FILE, b"{\"version\":1,").unwrap();
         assert_eq!(bench.examine(&now), None);
+    }
+
+    /// Seed 8119 of the simulator.
+    #[test]
+    fn a_full_disk_is_begun_to_be_used_again_and_again() {
+        let Bench { disk, store } = Bench::new();
+        let now = life("a", Some(1));
+        let mut bench = Bench { disk: disk.clone(), store };
+        bench.begin(5, &now);
+        bench.fill();
+        for incarnation in 5..9 {
+            drop(bench.store);
+            disk.power_cycle(PowerLoss::KeepAll);
+            bench = Bench { disk: disk.clone(), store: open(&disk, StoreConfig::small()) };
+            assert_eq!(bench.examine(&now), proof_of(incarnation));
+            bench.begin(incarnation + 1, &now);
+            bench.fill();
+        }
+        bench.end(9, &now);
+        let mutant = Some(weft_store::Mutant::BeginWithoutBallast);
+        bench.store = {
+            drop(bench.store);
+            disk.set_capacity(64 << 20);
+            open(&disk, StoreConfig { mutant, ..StoreConfig::small() })
+        };
+        bench.fill();
+        assert!(begin_run(&mut bench.store, Incarnation(10), &now).is_err(), "without the ballast there is no room");
     }
 
     #[test]

@@ -279,8 +279,8 @@ impl<H: Host> DataNode<H> {
     pub(super) fn mark_disks_running(&mut self) {
         let incarnation = self.incarnation;
         let mut failures = Vec::new();
-        for (id, disk) in &self.disks {
-            if let Err(error) = proof::begin_run(&disk.disk, *id, incarnation, &disk.cache_life) {
+        for (id, disk) in &mut self.disks {
+            if let Err(error) = proof::begin_run(&mut disk.store, incarnation, &disk.cache_life) {
                 failures.push((*id, error.to_string()));
             }
         }
@@ -330,7 +330,7 @@ pub(super) fn sync_and_mark<H: Host>(shared: &Shared<H>) {
         }
         // A node that never registered has appended nothing and has no incarnation to close.
         if incarnation.0 != 0
-            && let Err(error) = proof::end_run(&disk.disk, *id, incarnation, &disk.cache_life)
+            && let Err(error) = proof::end_run(&mut disk.store, incarnation, &disk.cache_life)
         {
             tracing::warn!(disk = %id, %error, "the disk could not be marked as cleanly stopped");
         }
