@@ -4,6 +4,7 @@
 //! (`weft_tests::isolation`) and run one test at a time, for the sake of their timing.
 
 use crate::command::{CHECKED, cargo, checked_weft, run, show};
+use crate::fuzz;
 use crate::hang;
 use crate::packages;
 use crate::posix_suite;
@@ -44,7 +45,11 @@ pub fn run_tests(arguments: &TestArguments) -> Result<(), String> {
     command.arg("--").arg("--show-output");
     command.args(&arguments.filter);
     eprintln!("$ {}", show(&command));
-    let (output, succeeded) = watch(&mut command)?;
+    let (mut output, succeeded) = watch(&mut command)?;
+    let everything = arguments.filter.is_none() && arguments.package.is_none();
+    if everything && let Err(why) = fuzz::hunt_planted_bugs() {
+        output.fail("weft-fuzz", "planted bugs", why);
+    }
     eprintln!("{} ignored; took {} s", output.count.ignored, began.elapsed().as_secs());
     report_slowest(&output);
     report_failures(&output);

@@ -81,6 +81,14 @@ pub struct TestOutput {
 }
 
 impl TestOutput {
+    /// Something that is no test of cargo's failed.
+    pub fn fail(&mut self, program: &str, test: &str, why: String) {
+        self.count.failed += 1;
+        let mut failure = Failure::of(program, test, VecDeque::new());
+        failure.why.push(why);
+        self.failures.push(failure);
+    }
+
     /// Whether the line says that something goes on: cargo speaks, or a test began or ended. What the processes of a test
     /// print says nothing of the kind: a mount logs its vain attempts for ever.
     pub fn is_progress(&self, line: &str) -> bool {

@@ -67,6 +67,8 @@ pub enum Mutant {
     RepairFromAnybody,
     /// A fetched block is not compared with the own trailer's hash (6, reads).
     RepairUnchecked,
+    /// A bad block is repaired as it was when it was found, though it was written before its lock was taken (6, reads).
+    RepairAsSeen,
     /// A write is admitted whatever room the members have (5.10).
     AdmitWithoutCredits,
     /// A fill is admitted when the primary has the room, whatever the others have (5.10).
@@ -125,7 +127,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 59] = [
+    pub const ALL: [Self; 60] = [
         Self::SkipEpochCheck,
         Self::AcknowledgeEarly,
         Self::SkipPeering,
@@ -158,6 +160,7 @@ impl Mutant {
         Self::AnswerWhileMoved,
         Self::RepairFromAnybody,
         Self::RepairUnchecked,
+        Self::RepairAsSeen,
         Self::AdmitWithoutCredits,
         Self::FillOnOwnCredits,
         Self::ReservedNeedsRoom,

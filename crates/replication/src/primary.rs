@@ -51,6 +51,7 @@ pub(crate) enum ReadPurpose {
     Merge { merge: u64, edge: crate::merge::Edge },
     Client(u64),
     Copy(CopyRead),
+    Repair(u64),
 }
 
 pub(crate) struct Primary {
@@ -581,6 +582,7 @@ impl Primary {
             Some(ReadPurpose::Merge { merge, edge }) => self.on_edge_read(cx, merge, edge, outcome),
             Some(ReadPurpose::Client(read)) => self.on_client_read(cx, read, outcome),
             Some(ReadPurpose::Copy(copy)) => self.on_copy_read(cx, &copy, outcome),
+            Some(ReadPurpose::Repair(repair)) => self.on_repair_read(cx, repair, outcome),
             None => {}
         }
     }

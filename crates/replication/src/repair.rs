@@ -1,13 +1,14 @@
 //! Read repair (design 6): a block that does not verify here is taken from a level member that stands at least where this
-//! replica's readers stand, under the block's lock, checked against the own trailer's hash where that is intact.
+//! replica's readers stand, under the block's lock, checked against the own trailer's hash where that is intact. Until the lock is
+//! there the block may be written, and what was read of it is no longer what it has to be: so it is read again under the lock.
 
 use crate::actions::{Action, Report};
 use crate::core::Context;
-use crate::events::BadBlock;
+use crate::events::{BadBlock, ReadOutcome};
 use crate::locks::{LockId, Scope};
 use crate::merge::Edge;
 use crate::mutants::Mutant;
-use crate::primary::Primary;
+use crate::primary::{Primary, ReadPurpose};
 use crate::tuning::REPAIR_TIMEOUT;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -22,12 +23,22 @@ pub(crate) enum Then {
     Nothing,
 }
 
+/// When the block was read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seen {
+    BeforeTheLock,
+    /// It is being read again.
+    Looking,
+    UnderTheLock,
+}
+
 pub(crate) struct Repair {
     chunk: ChunkId,
     bad: BadBlock,
     then: Then,
     /// Not held when a merge holds the block already.
     lock: Option<LockId>,
+    seen: Seen,
     asked: Option<(DiskId, BootTime)>,
     tried: BTreeSet<DiskId>,
 }
@@ -35,7 +46,10 @@ pub(crate) struct Repair {
 impl Primary {
     pub fn repair(&mut self, cx: &mut Context<'_>, chunk: ChunkId, bad: BadBlock, then: Then) {
         let id = self.id();
-        let repair = Repair { chunk, bad, then, lock: None, asked: None, tried: BTreeSet::new() };
+        // A merge has held its lock since before it read.
+        let locked = matches!(then, Then::Merge { .. }) || cx.core.planted(Mutant::RepairAsSeen);
+        let seen = if locked { Seen::UnderTheLock } else { Seen::BeforeTheLock };
+        let repair = Repair { chunk, bad, then, lock: None, seen, asked: None, tried: BTreeSet::new() };
         self.repairs.insert(id, repair);
         self.repair_on(cx, id);
     }
@@ -54,6 +68,16 @@ impl Primary {
         if self.window.last_conflict(scope, self.readable).is_some() {
             return;
         }
+        match repair.seen {
+            Seen::UnderTheLock => {}
+            Seen::Looking => return,
+            Seen::BeforeTheLock => {
+                repair.seen = Seen::Looking;
+                let (chunk, ticket) = (repair.chunk, cx.read_ticket());
+                self.purposes.insert(ticket, ReadPurpose::Repair(id));
+                return self.read_store(cx, Action::ReadBlocks { ticket, chunk, range });
+            }
+        }
         let at_least = self.readable;
         let next = self
             .peers
@@ -70,6 +94,22 @@ impl Primary {
         repair.asked = Some((peer.disk, cx.clock.now));
         let message = Message::FetchBlocks { epoch: self.epoch, repair: id, chunk: repair.chunk, range, at_least };
         cx.send(peer.disk, peer.incarnation, message);
+    }
+
+    /// What lies there under the lock.
+    pub fn on_repair_read(&mut self, cx: &mut Context<'_>, id: u64, outcome: ReadOutcome) {
+        let Some(repair) = self.repairs.get_mut(&id).filter(|repair| repair.seen == Seen::Looking) else { return };
+        match outcome {
+            ReadOutcome::Done { bad, .. } => match bad.into_iter().next() {
+                Some(bad) => {
+                    (repair.bad, repair.seen) = (bad, Seen::UnderTheLock);
+                    self.repair_on(cx, id);
+                }
+                // It was written meanwhile.
+                None => self.end_repair(cx, id, None),
+            },
+            ReadOutcome::Failed => self.end_repair(cx, id, Some(DataError::DiskFailed)),
+        }
     }
 
     pub fn on_fetched_blocks(

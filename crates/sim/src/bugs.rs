@@ -28,17 +28,17 @@ pub enum Bug {
 /// What is expected of a bug here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expected {
-    /// A seed notices it: this one was the first when this was written down, of all or of those whose story or files are
+    /// A seed notices it: this one did when this was written down, as the first of all, or of those whose story or files are
     /// meant for it.
-    Caught { within: u64 },
+    Caught { seed: u64 },
     /// It can happen here, and no seed has noticed it among so many. What does is a test elsewhere.
     NotSeen { tried: u64, test: &'static str },
     /// It cannot happen here.
     Elsewhere { why: &'static str, test: &'static str },
 }
 
-const fn caught(within: u64) -> Expected {
-    Expected::Caught { within }
+const fn caught(seed: u64) -> Expected {
+    Expected::Caught { seed }
 }
 
 const fn not_seen(tried: u64, test: &'static str) -> Expected {
@@ -190,6 +190,7 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::RepairUnchecked => {
             not_seen(12, "replication a_block_is_repaired_with_nothing_but_what_its_own_trailer_names")
         }
+        Replication::RepairAsSeen => caught(203),
         Replication::AdmitWithoutCredits => caught(495),
         Replication::FillOnOwnCredits
         | Replication::ReservedNeedsRoom
@@ -402,6 +403,14 @@ pub struct Caught {
     /// What was left out of it.
     pub ways: Ways,
     pub failure: Failure,
+}
+
+/// Whether the seed that noticed a bug when the table was written still does.
+#[must_use]
+pub fn replay(bug: Bug) -> Option<Caught> {
+    let Expected::Caught { seed } = bug.expected() else { return None };
+    let (ways, failure) = WAYS.into_iter().find_map(|ways| noticed(bug, seed, ways))?;
+    Some(Caught { seed, ways, failure })
 }
 
 /// Runs seeds `1..=budget` with the bug planted, each with its story and files, without files, and without either, until

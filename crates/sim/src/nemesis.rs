@@ -203,6 +203,7 @@ impl World {
             }
             Fault::FlipBit { node, choice } => self.hurt_chunk(NodeId(node), choice, true),
             Fault::Unreadable { node, choice } => self.hurt_chunk(NodeId(node), choice, false),
+            Fault::Stray { node, choice, lost } => self.lead_astray(NodeId(node), choice, lost),
             _ => {}
         }
     }
@@ -224,6 +225,23 @@ impl World {
         if done {
             self.hurt.insert(id);
             self.stats.count(if flip { "bits flipped" } else { "parts made unreadable" });
+        }
+    }
+
+    /// One of the next writes to a chunk file, of data or of its trailer, does not arrive where it should.
+    fn lead_astray(&mut self, id: NodeId, choice: u64, lost: bool) {
+        let Some(node) = self.nodes.get(&id) else { return };
+        let files: Vec<String> = node.disk.files().into_iter().filter(|f| is_chunk_file(f)).collect();
+        let mut random = Random::new(choice);
+        let any = |random: &mut Random| files.get(random.below(files.len().max(1) as u64) as usize);
+        let (Some(from), Some(to)) = (any(&mut random), any(&mut random)) else { return };
+        let (good, block) = (random.below(3), random.below(u64::from(crate::client::BLOCKS)));
+        let offset = block * weft_types::BLOCK_SIZE as u64;
+        let done =
+            if lost { node.disk.lose_write(from, good) } else { node.disk.misdirect_write(from, good, to, offset) };
+        if done {
+            self.hurt.insert(id);
+            self.stats.count(if lost { "writes to be lost" } else { "writes to be misdirected" });
         }
     }
 
@@ -299,6 +317,7 @@ impl World {
             node.slowness = 1;
             node.disk.set_capacity(capacity);
             node.disk.fail_syncs(0);
+            node.disk.writes_stray_no_more();
             node.disk.power_off_after(u64::MAX / 2);
             if let Some(process) = &node.process {
                 process.host.0.full_queue_one_in.set(0);

@@ -138,6 +138,12 @@ pub enum Fault {
         node: u64,
         choice: u64,
     },
+    /// A write to a file of one copy is answered, and lost or done somewhere else.
+    Stray {
+        node: u64,
+        choice: u64,
+        lost: bool,
+    },
     Full {
         node: u64,
         ms: u64,

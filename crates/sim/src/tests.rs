@@ -6,8 +6,8 @@ use crate::{Options, Verdict, run};
 const SEEDS: u64 = 250;
 const ONCE_FAILED: [u64; 10] = [325, 335, 377, 739, 1230, 1703, 1765, 1905, 2186, 2496];
 /// The same, of seeds that failed since there are stories and files.
-const ONCE_FAILED_WITH_STORIES_AND_FILES: [u64; 18] =
-    [883, 941, 1186, 1349, 3189, 3607, 5236, 5261, 5368, 6266, 7176, 7713, 8862, 8978, 9092, 9096, 9518, 9641];
+const ONCE_FAILED_WITH_STORIES_AND_FILES: [u64; 19] =
+    [883, 941, 1186, 1349, 3189, 3607, 5236, 5261, 5368, 6266, 7176, 7713, 8119, 8862, 8978, 9092, 9096, 9518, 9641];
 /// A planted bug has to be seen within so many seeds.
 const SEEDS_FOR_A_BUG: u64 = 12;
 
@@ -96,7 +96,7 @@ fn planted_bugs_are_noticed() {
     use crate::bugs::{Bug, Expected, hunt};
     const AT_ONCE: u64 = 6;
     let tried: Vec<Bug> =
-        Bug::all().filter(|bug| matches!(bug.expected(), Expected::Caught { within } if within <= AT_ONCE)).collect();
+        Bug::all().filter(|bug| matches!(bug.expected(), Expected::Caught { seed } if seed <= AT_ONCE)).collect();
     assert!(tried.len() > 10, "only {} bugs", tried.len());
     let missed: Vec<String> =
         tried.into_iter().filter(|bug| hunt(*bug, 4 * AT_ONCE, 2).is_none()).map(Bug::name).collect();

@@ -72,6 +72,15 @@ struct Sim {
     cold: bool,
     unreadable: BTreeSet<(u64, u64)>,
     writes: u64,
+    /// By file: how many more of its writes are good, and where the one after them goes.
+    strays: BTreeMap<u64, (u64, Stray)>,
+}
+
+/// Where a write goes that the disk says it has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stray {
+    Nowhere,
+    To { inode: u64, offset: u64 },
 }
 
 #[derive(Default)]
@@ -183,6 +192,30 @@ impl SimDisk {
         sim.unreadable.insert((inode, offset / PAGE as u64))
     }
 
+    /// After `good` more writes to this file one is answered and lost. False when there is no such file.
+    #[must_use]
+    pub fn lose_write(&self, path: &str, good: u64) -> bool {
+        let mut sim = lock(&self.sim);
+        let Some(inode) = sim.names.get(path).copied() else { return false };
+        sim.strays.insert(inode, (good, Stray::Nowhere)).is_none()
+    }
+
+    /// After `good` more writes to this file one is answered, and lands in another file, over what is there. False when one of
+    /// the files is not there.
+    #[must_use]
+    pub fn misdirect_write(&self, path: &str, good: u64, other: &str, offset: u64) -> bool {
+        let mut sim = lock(&self.sim);
+        let (Some(inode), Some(to)) = (sim.names.get(path).copied(), sim.names.get(other).copied()) else {
+            return false;
+        };
+        sim.strays.insert(inode, (good, Stray::To { inode: to, offset })).is_none()
+    }
+
+    /// Every write goes where it should from now on.
+    pub fn writes_stray_no_more(&self) {
+        lock(&self.sim).strays.clear();
+    }
+
     /// Paths of all files, sorted.
     #[must_use]
     pub fn files(&self) -> Vec<String> {
@@ -214,6 +247,31 @@ impl Sim {
         if self.fail_syncs > 0 {
             self.fail_syncs -= 1;
             return Err(io::Error::from_raw_os_error(5));
+        }
+        Ok(())
+    }
+
+    /// Where the write of a file that is made now goes, if not where it should.
+    fn stray(&mut self, inode: u64) -> Option<Stray> {
+        let (good, stray) = self.strays.get_mut(&inode)?;
+        if *good > 0 {
+            *good -= 1;
+            return None;
+        }
+        let stray = *stray;
+        self.strays.remove(&inode);
+        Some(stray)
+    }
+
+    /// The disk says that it is done. What lies there already is overwritten; a file gets no longer by it.
+    fn write_astray(&mut self, stray: Stray, bytes: &[u8]) -> io::Result<()> {
+        self.change()?;
+        self.writes += 1;
+        if let Stray::To { inode, offset } = stray
+            && let Some(inode) = self.inodes.get_mut(&inode)
+        {
+            let length = (inode.length.saturating_sub(offset)).min(bytes.len() as u64) as usize;
+            inode.write(&bytes[..length], offset);
         }
         Ok(())
     }
@@ -598,6 +656,9 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Some(stray) = self.with(|sim, id| Ok(sim.stray(id)))? {
+            return self.with(|sim, _| sim.write_astray(stray, bytes));
+        }
         self.with_change(|inode| absent_pages(inode, offset, bytes.len() as u64), |inode| inode.write(bytes, offset))?;
         self.with(|sim, id| {
             let end = offset + bytes.len() as u64;

@@ -51,6 +51,29 @@ fn a_block_is_repaired_with_nothing_but_what_its_own_trailer_names() {
     );
 }
 
+/// Seed 203 of the simulator, with a write that a disk lost.
+#[test]
+fn a_bad_block_that_is_written_before_its_repair_begins_is_no_loss() {
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            world.run_ms(10);
+            world.nodes.get_mut(&A).unwrap().store.bad.insert((chunk(0), 0));
+            world.read_us = 400_000;
+            let read = world.request(read_of(T, (0, 0)));
+            world.run_ms(5);
+            let wrote = world.request(write_of(S, 2, 0, (0, 0), 6));
+            expect("written", answer(&mut world, wrote, 1000), Some(Ok(Reply::Written)))?;
+            match answer(&mut world, read, 5000) {
+                Some(Ok(Reply::Read(bytes))) => expect("what it reads", u64::from(bytes[0]), 6),
+                other => Err(format!("{other:?}")),
+            }
+        },
+        &[Mutant::RepairAsSeen],
+    );
+}
+
 #[test]
 fn two_writes_into_one_block_both_stay() {
     certify(
