@@ -72,8 +72,16 @@ struct Sim {
     cold: bool,
     unreadable: BTreeSet<(u64, u64)>,
     writes: u64,
-    /// By file: how many more of its writes are good, and where the one after them goes.
-    strays: BTreeMap<u64, (u64, Stray)>,
+    /// By file, what is to happen to one of its writes.
+    strays: BTreeMap<u64, ToStray>,
+}
+
+struct ToStray {
+    /// Only writes that begin below this count.
+    below: u64,
+    /// How many more of them are good.
+    good: u64,
+    stray: Stray,
 }
 
 /// Where a write goes that the disk says it has done.
@@ -192,23 +200,24 @@ impl SimDisk {
         sim.unreadable.insert((inode, offset / PAGE as u64))
     }
 
-    /// After `good` more writes to this file one is answered and lost. False when there is no such file.
+    /// After `good` more writes to the first `below` bytes of this file one is answered and lost. False when there is no such file.
     #[must_use]
-    pub fn lose_write(&self, path: &str, good: u64) -> bool {
+    pub fn lose_write(&self, path: &str, below: u64, good: u64) -> bool {
         let mut sim = lock(&self.sim);
         let Some(inode) = sim.names.get(path).copied() else { return false };
-        sim.strays.insert(inode, (good, Stray::Nowhere)).is_none()
+        sim.strays.insert(inode, ToStray { below, good, stray: Stray::Nowhere }).is_none()
     }
 
-    /// After `good` more writes to this file one is answered, and lands in another file, over what is there. False when one of
-    /// the files is not there.
+    /// As [`lose_write`](Self::lose_write), but the write lands in another file, over what is there. False when one of the files
+    /// is not there.
     #[must_use]
-    pub fn misdirect_write(&self, path: &str, good: u64, other: &str, offset: u64) -> bool {
+    pub fn misdirect_write(&self, path: &str, below: u64, good: u64, other: &str, offset: u64) -> bool {
         let mut sim = lock(&self.sim);
         let (Some(inode), Some(to)) = (sim.names.get(path).copied(), sim.names.get(other).copied()) else {
             return false;
         };
-        sim.strays.insert(inode, (good, Stray::To { inode: to, offset })).is_none()
+        let stray = Stray::To { inode: to, offset };
+        sim.strays.insert(inode, ToStray { below, good, stray }).is_none()
     }
 
     /// Every write goes where it should from now on.
@@ -252,15 +261,13 @@ impl Sim {
     }
 
     /// Where the write of a file that is made now goes, if not where it should.
-    fn stray(&mut self, inode: u64) -> Option<Stray> {
-        let (good, stray) = self.strays.get_mut(&inode)?;
-        if *good > 0 {
-            *good -= 1;
+    fn stray(&mut self, inode: u64, offset: u64) -> Option<Stray> {
+        let next = self.strays.get_mut(&inode).filter(|next| offset < next.below)?;
+        if next.good > 0 {
+            next.good -= 1;
             return None;
         }
-        let stray = *stray;
-        self.strays.remove(&inode);
-        Some(stray)
+        self.strays.remove(&inode).map(|next| next.stray)
     }
 
     /// The disk says that it is done. What lies there already is overwritten; a file gets no longer by it.
@@ -656,7 +663,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        if let Some(stray) = self.with(|sim, id| Ok(sim.stray(id)))? {
+        if let Some(stray) = self.with(|sim, id| Ok(sim.stray(id, offset)))? {
             return self.with(|sim, _| sim.write_astray(stray, bytes));
         }
         self.with_change(|inode| absent_pages(inode, offset, bytes.len() as u64), |inode| inode.write(bytes, offset))?;
