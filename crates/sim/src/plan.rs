@@ -54,6 +54,8 @@ pub struct Mix {
     pub segment_bytes: u32,
     /// Of requests for a change of a set, how many arrive a second time, long after.
     pub late_change_percent: u64,
+    /// How many times the end of an object is asked for about when a cut of it is asked for, by somebody who knows of the cut.
+    pub ends_asked: u64,
     pub subjects: Subjects,
 }
 
@@ -161,6 +163,11 @@ pub enum Fault {
     Deafen {
         node: u64,
         ms: u64,
+    },
+    /// The next so many messages with bytes of clients to other members arrive with one bit flipped.
+    DamageBytes {
+        node: u64,
+        messages: u64,
     },
     Ambush {
         moment: Moment,
@@ -285,6 +292,7 @@ fn draw_mix(random: &mut Random) -> Mix {
         churn_objects: CHURN_OBJECTS,
         segment_bytes: 256 << 10,
         late_change_percent: 0,
+        ends_asked: 0,
         subjects: Subjects::default(),
     }
 }

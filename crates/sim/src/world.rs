@@ -122,6 +122,11 @@ pub struct World {
     pub size_line: SizeLine,
     /// The first thing that must not have happened.
     pub violation: Option<Failure>,
+    /// What nodes said, for the oracles of `answers`.
+    pub said: crate::answers::Said,
+    /// How many messages with bytes of clients each node still damages, and how many were damaged.
+    pub damaging: BTreeMap<NodeId, u64>,
+    pub damaged: u64,
     /// No more faults and no new operations.
     pub quiet: bool,
     pub verbose: bool,
@@ -165,6 +170,9 @@ impl World {
             lock_table: LockTable::default(),
             size_line: SizeLine::default(),
             violation: None,
+            said: crate::answers::Said::default(),
+            damaging: BTreeMap::new(),
+            damaged: 0,
             quiet: false,
             mix,
             verbose,
