@@ -16,8 +16,8 @@ use weft_replication::RoleStatus;
 use weft_store::ObjectEnd;
 use weft_types::map::ClusterMap;
 use weft_types::{
-    BLOCK_SIZE, DataError, DiskId, Effect, Entry, Epoch, LogPosition, NodeId, ObjectId, OperationId, PgId, SessionId,
-    TruncateGeneration, block_hash,
+    BLOCK_SIZE, DataError, DiskId, Effect, Entry, Epoch, LogPosition, MapVersion, NodeId, ObjectId, OperationId, PgId,
+    SessionId, TruncateGeneration, block_hash,
 };
 
 /// An operation of a session.
@@ -76,13 +76,7 @@ impl World {
         }
     }
 
-    fn look_at_good_answer(
-        &self,
-        id: NodeId,
-        pg: PgId,
-        body: &DataRequest,
-        reply: &DataReply,
-    ) -> Result<(), String> {
+    fn look_at_good_answer(&self, id: NodeId, pg: PgId, body: &DataRequest, reply: &DataReply) -> Result<(), String> {
         let Some(process) = self.nodes.get(&id).and_then(|node| node.process.as_ref()) else { return Ok(()) };
         // A primary that knows of a move answers nothing any more (design 4.3). What it put out before it knew is out.
         if process.moved_away.contains(&pg) {
@@ -143,22 +137,38 @@ impl World {
 
     /// Who is no member any more may forget.
     pub fn forget_promises(&mut self, map: &ClusterMap) {
-        let is_member = |pg: PgId, disk: DiskId| {
-            map.pgs.iter().any(|record| record.pg == pg && record.member(disk).is_some())
-        };
+        let is_member =
+            |pg: PgId, disk: DiskId| map.pgs.iter().any(|record| record.pg == pg && record.member(disk).is_some());
         self.said.promised.retain(|(pg, disk), _| is_member(*pg, *disk));
     }
 
-    /// A promise that was given outlives whatever happens to its member, as long as its disk is there (design 5.2).
-    pub fn look_at_given_promises(&mut self) {
-        let broken = self.said.promised.iter().find_map(|((pg, disk), given)| {
-            let node = self.nodes.values().find(|node| node.disk_id == *disk && !node.disk_lost)?;
-            let status = node.process.as_ref()?.turn.replica_status(*pg, *disk)?;
-            let forgot = status.role != RoleStatus::Ended && status.promised < *given;
-            forgot.then(|| format!("group {pg}: disk {disk} told that it promised {given}, and knows {status:?}"))
+    /// A promise that was given outlives whatever happens to its member, as long as its disk is there (design 5.2). Looked at
+    /// before a message is heard, which may have it promise anew.
+    pub fn look_at_given_promise(&mut self, turn: &Turn<SimHost>, pg: PgId, disk: DiskId) {
+        let (Some(given), Some(status)) = (self.said.promised.get(&(pg, disk)), turn.replica_status(pg, disk)) else {
+            return;
+        };
+        if status.role != RoleStatus::Ended && status.promised < *given {
+            let what = format!("disk {disk} told that it promised epoch {given}, and knows of {}", status.promised);
+            self.fail(Oracle::Promises, format!("group {pg}: {what}"));
+        }
+    }
+
+    /// A lease counts once the map that it names is applied (design 4.2).
+    pub fn look_at_leases(&mut self) {
+        let early = self.nodes.values_mut().find_map(|node| {
+            let process = node.process.as_mut()?;
+            let now = process.host.0.clock.read();
+            process.leases.retain(|(until, _)| *until > now);
+            let applied = process.turn.map().map_or(MapVersion(0), |map| map.version);
+            let counts = process.leases.iter().any(|(_, named)| *named <= applied);
+            (process.turn.holds_lease() && !counts).then_some((node.id, applied))
         });
-        if let Some(what) = broken {
-            self.fail(Oracle::Promises, what);
+        if let Some((id, applied)) = early {
+            self.fail(
+                Oracle::Rights,
+                format!("node {id} holds a lease that names a later map than {applied}, its own"),
+            );
         }
     }
 

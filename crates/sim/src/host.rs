@@ -124,7 +124,8 @@ impl SimHost {
             Message::Append(append) => {
                 if streams.broken.contains(&stream) {
                     let (pg, from, to) = stream;
-                    let what = format!("group {pg}: disk {from} goes on with its stream to disk {to}, which lacks entries");
+                    let what =
+                        format!("group {pg}: disk {from} goes on with its stream to disk {to}, which lacks entries");
                     streams.violated = Some(what);
                 }
                 if refused && !append.entries.is_empty() {

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use weft_proto::replication::{Envelope, Message};
-use weft_types::{Entry, NodeId};
 use weft_types::limits::{CONNECTION_IDLE_TIMEOUT, CONNECTION_KEEP_ALIVE};
+use weft_types::{Entry, NodeId};
 
 #[derive(Default)]
 pub struct Links {
@@ -194,6 +194,7 @@ impl World {
             if matches!(envelope.message, Message::Promised(_)) {
                 world.moment(crate::stories::Moment::Promising, Some(envelope.pg), Some(envelope.from));
             }
+            world.look_at_given_promise(turn, envelope.pg, envelope.to);
             let promised = world.promised_past(turn, &envelope);
             let damaged = world.damaged_in(turn, &envelope);
             let (pg, disk) = (envelope.pg, envelope.to);

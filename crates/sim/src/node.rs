@@ -29,7 +29,7 @@ use weft_replication::TICK_INTERVAL;
 use weft_store::fault::{PowerLoss, SimDisk};
 use weft_store::{Identity, Store, StoreConfig};
 use weft_types::map::ClusterMap;
-use weft_types::{ClusterId, DataError, DiskId, Incarnation, MapVersion, NodeId, PgId, SessionOwner};
+use weft_types::{BootTime, ClusterId, DataError, DiskId, Incarnation, MapVersion, NodeId, PgId, SessionOwner};
 
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
 /// Every simulated client is of one member.
@@ -92,6 +92,8 @@ pub struct Process {
     requests: BTreeMap<u64, (DataRequest, OnData)>,
     /// Groups of which this one knew, when it last had put everything out, that another is to lead them.
     pub moved_away: BTreeSet<PgId>,
+    /// Leases that were granted to it: until when, and the map that they name.
+    pub leases: Vec<(BootTime, MapVersion)>,
     timer: Option<u64>,
     settling: bool,
 }
@@ -260,6 +262,7 @@ impl World {
             askers: Vec::new(),
             requests: BTreeMap::new(),
             moved_away: BTreeSet::new(),
+            leases: Vec::new(),
             timer: None,
             settling: false,
         });

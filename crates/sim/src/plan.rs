@@ -56,6 +56,8 @@ pub struct Mix {
     pub late_change_percent: u64,
     /// How many times the end of an object is asked for about when a cut of it is asked for, by somebody who knows of the cut.
     pub ends_asked: u64,
+    /// A story that is told with no other faults beside it.
+    pub alone: bool,
     pub subjects: Subjects,
 }
 
@@ -233,6 +235,9 @@ impl Plan {
         }
         if let Some((mix, told)) = stories::draw(seed, &plan.mix, options.without_aimed) {
             plan.mix = mix;
+            if mix.alone {
+                plan.faults.clear();
+            }
             plan.faults.extend(told);
         }
         if !options.without_files
@@ -293,6 +298,7 @@ fn draw_mix(random: &mut Random) -> Mix {
         segment_bytes: 256 << 10,
         late_change_percent: 0,
         ends_asked: 0,
+        alone: false,
         subjects: Subjects::default(),
     }
 }

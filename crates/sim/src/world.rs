@@ -95,7 +95,7 @@ pub struct World {
     pub evicted: BTreeSet<SessionId>,
     /// What sessions owe others, by its number, and since when as far as was looked: later by as long as another session held it
     /// up. And when that was.
-    pub debts: BTreeMap<(SessionId, u64), u64>,
+    pub debts: BTreeMap<(SessionId, u64), crate::rights::OwedSince>,
     pub looked_at_debts: u64,
     /// The furthest that clients may have been told of, by group.
     pub acknowledged: BTreeMap<PgId, crate::promises::Acknowledged>,
