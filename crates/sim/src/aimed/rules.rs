@@ -87,7 +87,7 @@ fn late_copies_of_refused(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault
     for at in times(1500 * MS, 5500 * MS, 3) {
         let group = random.below(3);
         faults.push((at, Fault::Full { node: 1 + random.below(3), ms: 1800 }));
-        // What is on its way when the primary moves is asked again elsewhere; what others ask meanwhile is not answered.
+        // What is on its way when the primary moves is asked again elsewhere; something older is not answered.
         for after in [470, 1300] {
             let other = random.below(2);
             let choice = other << 8 | ((group + 3 - other) % 3);
@@ -95,7 +95,7 @@ fn late_copies_of_refused(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault
         }
         for client in 0..mix.clients as u64 {
             let node = 1 + random.below(3);
-            let at = at + (480 + random.below(60)) * MS;
+            let at = at + (435 + random.below(35)) * MS;
             faults.push((at, Fault::ClientPartition { client, node, both: true, heal_ms: 4500 }));
         }
     }
