@@ -198,6 +198,12 @@ fn look(world: &mut World) {
     if let Err(what) = replicas_equal(world) {
         return world.fail(Oracle::Replicas, what);
     }
+    // An idle member is told again, on a connection that may have to be made first.
+    let by = world.now() + 10 * SECOND;
+    world.run(by, |world| world.all_know_what_is_readable().is_ok());
+    if let Err(what) = world.all_know_what_is_readable() {
+        return world.fail(Oracle::Promises, what);
+    }
     if let Err(what) = world.look_for_leaks() {
         return world.fail(Oracle::Leaks, what);
     }

@@ -10,6 +10,7 @@ mod locks;
 mod names;
 mod workload;
 
+use crate::answers::OperationOf;
 use crate::failure::Oracle;
 use crate::host::NodeClock;
 use crate::node::SIMULATED_OWNER;
@@ -33,7 +34,7 @@ use weft_proto::data::DataRequest;
 use weft_types::limits::{SESSION_HEARTBEAT_INTERVAL, SESSION_TTL};
 use weft_types::map::ClusterMap;
 use weft_types::{
-    AckMode, BLOCK_SIZE, BlockIndex, ChunkId, ChunkIndex, ErrorKind, NodeId, ObjectId, PgId, PresentBlocks,
+    AckMode, BLOCK_SIZE, BlockIndex, ChunkId, ChunkIndex, DataError, ErrorKind, NodeId, ObjectId, PgId, PresentBlocks,
     RequestNumber, SessionId, TruncateGeneration, VolumeId, block_hash,
 };
 
@@ -65,6 +66,8 @@ struct Session {
     next_ticket: u64,
     running: BTreeMap<Ticket, Running>,
     fetching: bool,
+    /// Numbers of the changes that were asked for.
+    asked: BTreeMap<AttemptId, OperationOf>,
     /// What uses files.
     desk: Desk,
 }
@@ -244,6 +247,7 @@ impl World {
                     next_ticket: 0,
                     running: BTreeMap::new(),
                     fetching: false,
+                    asked: BTreeMap::new(),
                     desk: desk.clone(),
                 });
                 let threads = client.threads.len();
@@ -401,13 +405,25 @@ impl World {
         let Some(now) = self.clients.get(index).map(|c| c.clock.read()) else { return };
         let Some(session) = self.session(index, life, id) else { return };
         let mut actions = Vec::new();
+        let refused = match &event {
+            Event::Answer { attempt, result, .. } => {
+                let asked = session.asked.remove(attempt).filter(|_| *result == Err(DataError::NoSpace));
+                asked.map(|operation| (*attempt, operation))
+            }
+            _ => None,
+        };
         session.core.step(now, event, &mut actions);
         for action in actions {
             match action {
                 Action::Send { attempt, node, request, payload, .. } => {
                     self.client_sends(index, life, id, attempt, node, request, payload);
                 }
-                Action::Done { ticket, result } => self.operation_done(index, life, id, ticket, result),
+                Action::Done { ticket, result } => {
+                    if let Some((_, operation)) = refused.filter(|(attempt, _)| attempt.ticket == ticket) {
+                        self.takes_refusal(operation);
+                    }
+                    self.operation_done(index, life, id, ticket, result);
+                }
                 Action::FetchMap { .. } => self.fetch_map(index, life, id),
                 Action::WakeAt(at) => {
                     let delay = u64::try_from(at.since(now).as_nanos()).unwrap_or(0) + MS / 10;
@@ -442,6 +458,9 @@ impl World {
         request: DataRequest,
         payload: Bytes,
     ) {
+        if let Some(session) = self.session(index, life, id) {
+            session.asked.insert(attempt, request.asked_by());
+        }
         let slow = matches!(request, DataRequest::Flush(_) | DataRequest::Truncate(_));
         let deadline = if slow { 30_000 } else { 10_000 } * MS;
         let give_up = move |world: &mut Self| {
@@ -543,6 +562,7 @@ impl World {
         }
         let (id, volume) = (session.id, session.volume);
         let (op, operation) = self.choose(id, volume, index, thread);
+        self.ask_for_ends(index, &operation);
         self.say(|| format!("client {index} thread {thread}: {}", op.name()));
         self.submit(index, life, id, thread, op, operation);
     }
@@ -592,7 +612,7 @@ impl World {
                 self.saw((object, chunk, block), &bytes, start);
             }
             (Op::Flush { covers, acknowledged }, Ok(Outcome::Flushed(answers))) => {
-                let told = self.flushed(index, thread, now, covers, &answers);
+                let told = self.flushed(index, thread, (start, now), covers, &answers);
                 self.flush_told(told, &acknowledged, &answers);
             }
             (Op::Read { .. } | Op::Final { .. }, Err(ErrorKind::Io(why))) => {
@@ -671,7 +691,7 @@ impl World {
         &mut self,
         index: usize,
         thread: usize,
-        now: u64,
+        (start, now): (u64, u64),
         covers: Vec<(Place, u64, u64)>,
         answers: &[(PgId, weft_types::LossGeneration)],
     ) -> bool {
@@ -679,6 +699,16 @@ impl World {
         let Some(pg_of) = client.session.as_ref().map(|s| s.core.routes().clone()) else { return false };
         let Some(thread) = client.threads.get_mut(thread) else { return false };
         let Some(losses) = thread.losses.as_mut() else { return false };
+        // Whoever serves after a loss has led the group over it, so it tells of it. Each loss raises the generation by one.
+        let silent = answers.iter().find(|(pg, generation)| {
+            let losses = self.losses.get(pg).map(Vec::as_slice).unwrap_or_default();
+            generation.0 < losses.iter().filter(|at| **at <= start).count() as u64
+        });
+        if let Some((pg, generation)) = silent {
+            let what = format!("a flush of client {index} tells of loss generation {generation} in group {pg}");
+            self.fail(Oracle::Flushed, format!("{what}, and there was a later one before it began"));
+            return false;
+        }
         if losses.flushed(answers).is_err() {
             thread.told_until = now;
             self.stats.count("flushes that told of a loss");

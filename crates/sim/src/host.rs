@@ -6,7 +6,7 @@
 use crate::tasks::Tasks;
 use bytes::{Bytes, BytesMut};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use tokio::sync::oneshot;
 use weft_node::data::Completion;
 use weft_node::data::host::{CallAnswer, Host, Job, Link, NoRoom, Pool, Replier};
 use weft_proto::data::{DataReply, DataRequest};
-use weft_proto::replication::Envelope;
+use weft_proto::replication::{Envelope, Message};
 use weft_store::fault::SimDisk;
 use weft_transport::Payload;
-use weft_types::{BootTime, DataError};
+use weft_types::{BootTime, DataError, DiskId, PgId};
 
 /// One node's CLOCK_BOOTTIME: starts anywhere, runs a little fast or slow.
 #[derive(Clone, Debug)]
@@ -74,7 +74,21 @@ pub struct Machine {
     /// One in so many messages to peers finds the send queue full; zero: none.
     pub full_queue_one_in: Cell<u64>,
     sends: Cell<u64>,
+    streams: RefCell<Streams>,
 }
+
+/// Streams of entries in which one is missing because the queue to their member was full (design 5.2).
+#[derive(Default)]
+struct Streams {
+    /// Since everything was put out last: the machine may not know yet.
+    lately: BTreeSet<Stream>,
+    /// The machine knows, and begins the stream anew before it sends more.
+    broken: BTreeSet<Stream>,
+    violated: Option<String>,
+}
+
+/// Of a group, from a disk to a disk.
+type Stream = (PgId, DiskId, DiskId);
 
 #[derive(Clone)]
 pub struct SimHost(pub Rc<Machine>);
@@ -87,7 +101,39 @@ impl SimHost {
             tasks: Tasks::default(),
             full_queue_one_in: Cell::new(0),
             sends: Cell::new(0),
+            streams: RefCell::default(),
         }))
+    }
+
+    /// Everything was acted on and is put out. Tells of a stream that went on behind what is missing in it.
+    pub fn all_is_out(&self) -> Option<String> {
+        let mut streams = self.0.streams.borrow_mut();
+        let lately = std::mem::take(&mut streams.lately);
+        streams.broken.extend(lately);
+        streams.violated.take()
+    }
+
+    fn note_send(&self, envelope: &Envelope, refused: bool) {
+        let stream = (envelope.pg, envelope.from, envelope.to);
+        let mut streams = self.0.streams.borrow_mut();
+        match &envelope.message {
+            Message::Prepare { .. } => {
+                streams.lately.remove(&stream);
+                streams.broken.remove(&stream);
+            }
+            Message::Append(append) => {
+                if streams.broken.contains(&stream) {
+                    let (pg, from, to) = stream;
+                    let what =
+                        format!("group {pg}: disk {from} goes on with its stream to disk {to}, which lacks entries");
+                    streams.violated = Some(what);
+                }
+                if refused && !append.entries.is_empty() {
+                    streams.lately.insert(stream);
+                }
+            }
+            _ => {}
+        }
     }
 
     fn out(&self, out: Out) {
@@ -153,7 +199,9 @@ impl Link for SimLink {
         let sends = machine.sends.get() + 1;
         machine.sends.set(sends);
         let one_in = machine.full_queue_one_in.get();
-        if !self.open.get() || (one_in > 0 && sends.is_multiple_of(one_in)) {
+        let full = one_in > 0 && sends.is_multiple_of(one_in);
+        self.host.note_send(envelope, full && self.open.get());
+        if !self.open.get() || full {
             return false;
         }
         self.host.out(Out::Envelope { link: self.id, envelope: envelope.clone() });

@@ -11,9 +11,10 @@ use crate::world::{End, MS, World};
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use weft_proto::replication::{Envelope, Message};
-use weft_types::NodeId;
 use weft_types::limits::{CONNECTION_IDLE_TIMEOUT, CONNECTION_KEEP_ALIVE};
+use weft_types::{Entry, NodeId};
 
 #[derive(Default)]
 pub struct Links {
@@ -150,10 +151,13 @@ impl World {
     }
 
     /// A node sent this over its end of a link.
-    pub fn transmit(&mut self, id: u64, envelope: Envelope) {
+    pub fn transmit(&mut self, id: u64, mut envelope: Envelope) {
         if let Message::Append(append) = &envelope.message {
             self.look_at_entries(envelope.pg, &append.entries);
+            self.look_at_refused(envelope.pg, &append.entries);
         }
+        self.note_promise(&envelope);
+        self.damage_bytes(id, &mut envelope);
         let Some(end) = self.links.ends.get(&id) else { return };
         let (from, to, other) = (end.node, end.peer, end.other);
         let blocked = self.is_blocked(End::Node(from), End::Node(to));
@@ -190,13 +194,33 @@ impl World {
             if matches!(envelope.message, Message::Promised(_)) {
                 world.moment(crate::stories::Moment::Promising, Some(envelope.pg), Some(envelope.from));
             }
+            world.look_at_given_promise(turn, envelope.pg, envelope.to);
             let promised = world.promised_past(turn, &envelope);
+            let damaged = world.damaged_in(turn, &envelope);
             let (pg, disk) = (envelope.pg, envelope.to);
             turn.peer_message(from, envelope);
             if let Some(before) = promised {
                 world.look_at_promise(turn, pg, disk, &before);
             }
+            if let Some(damaged) = damaged {
+                world.look_at_damage(turn, pg, disk, damaged);
+            }
         });
+    }
+
+    /// What a broken network card or memory does to bytes before they are sealed for the way.
+    fn damage_bytes(&mut self, id: u64, envelope: &mut Envelope) {
+        let Some(node) = self.links.ends.get(&id).map(|end| end.node) else { return };
+        let Message::Append(append) = &mut envelope.message else { return };
+        let Some(left) = self.damaging.get_mut(&node).filter(|left| **left > 0) else { return };
+        let Some(entry) = append.entries.iter_mut().find(|entry| !entry.data.is_empty()) else { return };
+        *left -= 1;
+        let mut bytes = entry.data.to_vec();
+        let at = *left as usize * 977 % bytes.len();
+        bytes[at] ^= 1 << (*left % 8);
+        *entry = Arc::new(Entry { header: entry.header.clone(), data: bytes.into() });
+        self.damaged += 1;
+        self.stats.count("messages damaged on their way");
     }
 
     /// Breaks the connection of which this is an end. Each side learns of it in its own time.

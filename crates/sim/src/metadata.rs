@@ -398,6 +398,7 @@ impl World {
     fn compare_maps(&mut self, new: &ClusterMap) {
         let old = Arc::clone(&self.metadata.map);
         let now = self.now();
+        self.forget_promises(new);
         for record in &new.pgs {
             let Some(before) = old.pgs.iter().find(|r| r.pg == record.pg) else { continue };
             if record.loss_generation > before.loss_generation {

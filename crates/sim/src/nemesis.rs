@@ -149,6 +149,9 @@ impl World {
                     world.deaf.remove(&NodeId(node));
                 });
             }
+            Fault::DamageBytes { node, messages } => {
+                self.damaging.insert(NodeId(node), messages);
+            }
             Fault::Ambush { moment, blows } => self.ambushes.push(crate::stories::Ambush { moment, blows }),
             fault => self.damage(fault),
         }
@@ -310,6 +313,7 @@ impl World {
         self.ledger.open().quiet = true;
         self.blocked.clear();
         self.deaf.clear();
+        self.damaging.clear();
         self.mix.loss_percent = 0;
         self.mix.duplicate_percent = 0;
         self.mix.full_queue_one_in = 0;

@@ -12,7 +12,7 @@ use crate::failure::Oracle;
 use crate::host::{NodeClock, Out, SimHost, SimReplier};
 use crate::world::{End, MS, US, World};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -29,7 +29,7 @@ use weft_replication::TICK_INTERVAL;
 use weft_store::fault::{PowerLoss, SimDisk};
 use weft_store::{Identity, Store, StoreConfig};
 use weft_types::map::ClusterMap;
-use weft_types::{ClusterId, DataError, DiskId, Incarnation, MapVersion, NodeId, SessionOwner};
+use weft_types::{BootTime, ClusterId, DataError, DiskId, Incarnation, MapVersion, NodeId, PgId, SessionOwner};
 
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
 /// Every simulated client is of one member.
@@ -89,7 +89,11 @@ pub struct Process {
     /// Sessions that wait to be told something, and those that ask how long a file is.
     watches: Vec<watches::Watch>,
     askers: Vec<watches::Asker>,
-    requests: BTreeMap<u64, OnData>,
+    requests: BTreeMap<u64, (DataRequest, OnData)>,
+    /// Groups of which this one knew, when it last had put everything out, that another is to lead them.
+    pub moved_away: BTreeSet<PgId>,
+    /// Leases that were granted to it: until when, and the map that they name.
+    pub leases: Vec<(BootTime, MapVersion)>,
     timer: Option<u64>,
     settling: bool,
 }
@@ -257,6 +261,8 @@ impl World {
             watches: Vec::new(),
             askers: Vec::new(),
             requests: BTreeMap::new(),
+            moved_away: BTreeSet::new(),
+            leases: Vec::new(),
             timer: None,
             settling: false,
         });
@@ -351,6 +357,13 @@ impl World {
                 self.put_out(id, life, out);
             }
         }
+        if let Some(process) = self.nodes.get_mut(&id).and_then(|n| n.process.as_mut()) {
+            process.moved_away = crate::answers::moved_away(&process.turn);
+            let broken = process.host.all_is_out();
+            if let Some(what) = broken {
+                self.fail(Oracle::Promises, format!("node {id}: {what}"));
+            }
+        }
         self.look_at_groups(Some(id));
         self.hear_turn(id, life);
         self.arm_timer(id, life);
@@ -393,7 +406,10 @@ impl World {
 
     fn answer_data(&mut self, id: NodeId, request: u64, answer: Option<(Result<DataReply, DataError>, Bytes)>) {
         let Some(process) = self.nodes.get_mut(&id).and_then(|n| n.process.as_mut()) else { return };
-        if let Some(done) = process.requests.remove(&request) {
+        if let Some((body, done)) = process.requests.remove(&request) {
+            if let Some((result, _)) = &answer {
+                self.look_at_answer(id, &body, result);
+            }
             done(self, answer);
         }
     }
@@ -412,7 +428,7 @@ impl World {
             let Some(process) = world.nodes.get_mut(&to).and_then(|n| n.process.as_mut()) else { return };
             process.last_ticket += 1;
             let request = process.last_ticket;
-            process.requests.insert(request, done);
+            process.requests.insert(request, (body.clone(), done));
             let replier = SimReplier::new(request, process.host.clone());
             turn.request(body, payload, replier, from);
         });

@@ -54,6 +54,10 @@ pub struct Mix {
     pub segment_bytes: u32,
     /// Of requests for a change of a set, how many arrive a second time, long after.
     pub late_change_percent: u64,
+    /// How many times the end of an object is asked for about when a cut of it is asked for, by somebody who knows of the cut.
+    pub ends_asked: u64,
+    /// A story that is told with no other faults beside it.
+    pub alone: bool,
     pub subjects: Subjects,
 }
 
@@ -168,6 +172,11 @@ pub enum Fault {
         node: u64,
         ms: u64,
     },
+    /// The next so many messages with bytes of clients to other members arrive with one bit flipped.
+    DamageBytes {
+        node: u64,
+        messages: u64,
+    },
     Ambush {
         moment: Moment,
         blows: Blows,
@@ -232,6 +241,9 @@ impl Plan {
         }
         if let Some((mix, told)) = stories::draw(seed, &plan.mix, options.without_aimed) {
             plan.mix = mix;
+            if mix.alone {
+                plan.faults.clear();
+            }
             plan.faults.extend(told);
         }
         if !options.without_files
@@ -291,6 +303,8 @@ fn draw_mix(random: &mut Random) -> Mix {
         churn_objects: CHURN_OBJECTS,
         segment_bytes: 256 << 10,
         late_change_percent: 0,
+        ends_asked: 0,
+        alone: false,
         subjects: Subjects::default(),
     }
 }

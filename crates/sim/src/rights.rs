@@ -18,6 +18,14 @@ const OWED_FOR: u64 = 10 * SECOND;
 /// In a sound cluster a session does what others want of it within so long.
 const SOUND_FOR: u64 = 10 * SECOND;
 
+/// Since when something is owed, later by as long as another session held it up.
+#[derive(Clone, Copy, Debug)]
+pub struct OwedSince {
+    first: u64,
+    /// As the present leader counts, for whom it began no earlier than its lead: what was held up since then comes on top.
+    by_leader: u64,
+}
+
 impl World {
     /// Whether this node answers clients, by its own clock.
     fn serves(&self, node: NodeId) -> bool {
@@ -70,10 +78,13 @@ impl World {
         let passed = now - std::mem::replace(&mut self.looked_at_debts, now);
         let held_up = facts.held_up();
         let debts = facts.debts.iter().map(|debt| (debt.session, debt.number));
+        let led_since = self.metadata.led_since;
         let since = |debt: &(SessionId, u64)| {
-            let since = before.get(debt).copied().unwrap_or(now);
+            let OwedSince { first, by_leader } =
+                before.get(debt).copied().unwrap_or(OwedSince { first: now, by_leader: now });
             // Nobody is blamed for the time in which another session held it up (decision 0014).
-            if held_up.contains(debt) { now.min(since + passed) } else { since }
+            let later = |since: u64| if held_up.contains(debt) { now.min(since + passed) } else { since };
+            OwedSince { first: later(first), by_leader: later(by_leader.max(led_since)) }
         };
         self.debts = debts.map(|debt| (debt, since(&debt))).collect();
     }
@@ -83,14 +94,14 @@ impl World {
         let (now, led_since) = (self.now(), self.metadata.led_since);
         let longest = RECALL_DEADLINE.as_secs() * SECOND + OWED_FOR;
         let overdue = |since: u64| now - since.max(led_since) > longest;
-        let kept = self.debts.iter().find(|((id, _), since)| overdue(**since) && !self.struck.contains_key(id));
+        let kept = self.debts.iter().find(|((id, _), owed)| overdue(owed.by_leader) && !self.struck.contains_key(id));
         kept.map(|((id, _), _)| *id)
     }
 
     fn owes_for_long(&self, session: SessionId) -> bool {
         let now = self.now();
         let mut owed = self.debts.range((session, 0)..=(session, u64::MAX));
-        owed.any(|(_, since)| now - since + SECOND >= RECALL_DEADLINE.as_secs() * SECOND)
+        owed.any(|(_, owed)| now - owed.first + SECOND >= RECALL_DEADLINE.as_secs() * SECOND)
     }
 
     /// What a session had is free if its record is gone: nobody may still act on its behalf.

@@ -95,7 +95,7 @@ pub struct World {
     pub evicted: BTreeSet<SessionId>,
     /// What sessions owe others, by its number, and since when as far as was looked: later by as long as another session held it
     /// up. And when that was.
-    pub debts: BTreeMap<(SessionId, u64), u64>,
+    pub debts: BTreeMap<(SessionId, u64), crate::rights::OwedSince>,
     pub looked_at_debts: u64,
     /// The furthest that clients may have been told of, by group.
     pub acknowledged: BTreeMap<PgId, crate::promises::Acknowledged>,
@@ -122,6 +122,11 @@ pub struct World {
     pub size_line: SizeLine,
     /// The first thing that must not have happened.
     pub violation: Option<Failure>,
+    /// What nodes said, for the oracles of `answers`.
+    pub said: crate::answers::Said,
+    /// How many messages with bytes of clients each node still damages, and how many were damaged.
+    pub damaging: BTreeMap<NodeId, u64>,
+    pub damaged: u64,
     /// No more faults and no new operations.
     pub quiet: bool,
     pub verbose: bool,
@@ -165,6 +170,9 @@ impl World {
             lock_table: LockTable::default(),
             size_line: SizeLine::default(),
             violation: None,
+            said: crate::answers::Said::default(),
+            damaging: BTreeMap::new(),
+            damaged: 0,
             quiet: false,
             mix,
             verbose,

@@ -4,6 +4,7 @@
 //! Guarantees: every written value is unique. Must not know: how operations are sent, and what comes of them.
 
 use super::*;
+use weft_types::MapVersion;
 
 const FIRST_CHURN_OBJECT: u64 = 100;
 
@@ -160,6 +161,26 @@ impl World {
             }
             10 => Operation::Presence { chunk },
             _ => Operation::ObjectExtent { pg, object: chunk.object },
+        }
+    }
+}
+
+impl World {
+    /// Whoever heard of a cut from the metadata group may ask the placement group how long the object is before the cut has
+    /// arrived there, or with it.
+    pub(super) fn ask_for_ends(&mut self, index: usize, operation: &Operation) {
+        let Operation::Truncate { pg, object, generation, .. } = *operation else { return };
+        for _ in 0..self.mix.ends_asked {
+            let map = Arc::clone(&self.metadata.map);
+            let Some(node) = map.pgs.iter().find(|r| r.pg == pg).and_then(|r| r.primary_member()).map(|m| m.node)
+            else {
+                return;
+            };
+            let request = DataRequest::ObjectExtent { pg, map_version: MapVersion(0), object, generation };
+            self.send(End::Client(index), End::Node(node), "asks for an end", move |world| {
+                let Some(life) = world.life_of(node) else { return };
+                world.data_request(node, life, request, Bytes::new(), Speaker::Node, Box::new(|_, _| {}));
+            });
         }
     }
 }

@@ -89,8 +89,12 @@ impl World {
         let deadline = self.now() + 1500 * MS;
         let done = move |world: &mut Self, reply: Option<ControlReply>| match reply {
             Some(ControlReply::HeartbeatAnswer { map_version }) => {
-                world.turn_at(id, life, move |_, turn| {
-                    turn.control(ToData::Lease { until: sent + NODE_LEASE, map_version });
+                world.turn_at(id, life, move |world, turn| {
+                    let until = sent + NODE_LEASE;
+                    if let Some(process) = world.nodes.get_mut(&id).and_then(|n| n.process.as_mut()) {
+                        process.leases.push((until, map_version));
+                    }
+                    turn.control(ToData::Lease { until, map_version });
                 });
             }
             Some(ControlReply::Refused(ErrorKind::Refused(why))) if world.life_of(id) == Some(life) => {
