@@ -140,6 +140,17 @@ impl SimNode {
         node
     }
 
+    /// Another node like this one, with an empty disk.
+    pub fn sibling(&self, id: NodeId, clock: NodeClock, capacity: u64) -> Self {
+        #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "only a planted bug changes it"))]
+        let mut node = Self::new(id, clock, self.store_config.clone(), capacity);
+        #[cfg(feature = "mutants")]
+        {
+            node.mutant = self.mutant;
+        }
+        node
+    }
+
     /// Plants a bug in the store or in every replica, from the next start on.
     #[cfg(feature = "mutants")]
     pub fn plant(&mut self, bug: Option<crate::bugs::Bug>) {

@@ -48,6 +48,12 @@ impl World {
                     }
                     other => {
                         world.say(|| format!("node {id} is not registered: {other:?}"));
+                        // The others are asked again; this one is told to ask a person.
+                        let refused = matches!(other, Some(ControlReply::Refused(ErrorKind::Refused(_))));
+                        if refused && world.operators.removed.contains(&id) {
+                            world.stats.count("removed nodes that gave up");
+                            return world.crash(id, false);
+                        }
                         world.after(100 * MS, "register", move |world| world.register(id, life));
                     }
                 }
