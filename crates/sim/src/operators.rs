@@ -13,7 +13,8 @@ use weft_meta::command::NewNode;
 use weft_meta::groups::Liveness;
 use weft_meta::{Command, CommandReply, read, voters};
 use weft_proto::control::ControlRequest;
-use weft_types::map::{ClusterMap, DiskState, Member, NodeState, PgRecord};
+use weft_replication::RoleStatus;
+use weft_types::map::{ClusterMap, DiskState, Member, MemberState, NodeState, PgRecord};
 use weft_types::{NodeId, PgId, SessionId, SessionOwner};
 
 /// How a node goes that is to be removed.
@@ -102,7 +103,9 @@ impl World {
             self.after(crash_ms * MS, "fault", move |world| {
                 if !world.quiet {
                     world.crash(id, false);
-                    world.after(200 * MS, "restart", move |world| drop(world.start_node(id)));
+                    world.after(200 * MS, "restart", move |world| {
+                        world.start_node(id);
+                    });
                 }
             });
         }
@@ -118,7 +121,8 @@ impl World {
         let asked = self.operators.asked_at.is_some_and(|at| self.now() - at < UNANSWERED);
         let others = self.present().filter(|other| other.id != node).count();
         let voting = self.metadata.voters.iter().any(|voter| self.operators.removed.contains(voter));
-        !asked && !voting && others >= FEWEST_NODES && self.disks_are_known(node)
+        // A damaged copy counts as lost, and nobody but the simulator knows.
+        !asked && !voting && others >= FEWEST_NODES && self.hurt.is_empty() && self.disks_are_known(node)
     }
 
     /// The metadata group knows which disks the other nodes have: nobody decides by a disk that was taken out a moment ago.
@@ -191,8 +195,11 @@ impl World {
     /// An operator tries to remove whatever is down, for as long as it takes to hear of refusals.
     pub fn remove_the_dead(&mut self, ms: u64) {
         self.begin_membership();
-        let down: Vec<NodeId> =
-            self.metadata.map.nodes.iter().filter(|n| n.state == NodeState::Down).map(|n| n.id).collect();
+        let nodes = self.metadata.map.nodes.iter();
+        let mut down: Vec<NodeId> = nodes.filter(|n| n.state == NodeState::Down).map(|n| n.id).collect();
+        // Each in turn: one that is refused must not keep the others.
+        let first = (self.now() / PAUSE) as usize % down.len().max(1);
+        down.rotate_left(first);
         if let Some(node) = down.into_iter().find(|node| self.may_do_without(*node)) {
             self.ask_to_remove(node);
         }
@@ -208,12 +215,15 @@ impl World {
         let live = Liveness::of_map(&map);
         let now = self.now();
         let asked = |pg: &PgId| self.operators.force_asked.get(pg).is_some_and(|at| now - at < SECOND);
-        let hopeless = |record: &&PgRecord| rash || !record.in_sync().any(|member| live.is_live(member));
+        // A rash one asks only where it has to be refused.
+        let asks = |r: &&PgRecord| self.hurt.is_empty() && r.in_sync().any(|member| live.is_live(member)) == rash;
         let target = |record: &PgRecord| {
-            let fit = |m: &&Member| live.is_live(m) && Some(m.disk) != record.primary;
+            // What is copied in part is no state that the group ever had (docs/ROADMAP.md).
+            let stale = |m: &Member| m.state == MemberState::Out && self.is_complete(record.pg, m);
+            let fit = |m: &&Member| live.is_live(m) && Some(m.disk) != record.primary && (m.is_in_sync() || stale(m));
             record.members.iter().find(fit).map(|member| (record.pg, member.disk, record.loss_generation))
         };
-        let found = map.pgs.iter().filter(|record| !asked(&record.pg)).filter(hopeless).find_map(target);
+        let found = map.pgs.iter().filter(|record| !asked(&record.pg)).filter(asks).find_map(target);
         if let (Some((pg, disk, loss_generation)), Some(leader)) = (found, self.metadata.leader) {
             self.operators.force_asked.insert(pg, now);
             let command = Command::ForceStale { pg, disk, loss_generation };
@@ -222,6 +232,12 @@ impl World {
         if ms > 0 && !self.quiet {
             self.after(PAUSE, "force", move |world| world.force_replica(rash, ms.saturating_sub(PAUSE / MS)));
         }
+    }
+
+    fn is_complete(&self, pg: PgId, member: &Member) -> bool {
+        let process = self.nodes.get(&member.node).and_then(|node| node.process.as_ref());
+        let status = process.and_then(|process| process.turn.replica_status(pg, member.disk));
+        status.is_some_and(|status| status.complete_to.is_none() && status.role != RoleStatus::Ended)
     }
 
     /// Another member of the cluster asks for the end of a session that is not its own.

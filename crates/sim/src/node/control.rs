@@ -212,7 +212,7 @@ impl World {
     }
 
     /// What the control thread does with a request.
-    pub(super) fn control_request(&mut self, at: NodeId, request: ControlRequest, answer: OnReply) {
+    pub fn control_request(&mut self, at: NodeId, request: ControlRequest, answer: OnReply) {
         let not_leader = self.not_leader();
         let Some(process) = self.nodes.get_mut(&at).and_then(|n| n.process.as_mut()) else { return };
         if let ControlRequest::GetMap { have, wait_ms, .. } = request {
