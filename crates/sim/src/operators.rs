@@ -274,10 +274,12 @@ impl World {
             return self.propose(leader, term, Command::SetVoters { voters: voting }, Box::new(|_, _| {}));
         }
         let wanted = voters::wanted(&map.nodes);
+        let process = self.nodes.get(&leader).and_then(|node| node.process.as_ref());
+        let heard = process.map(|process| process.leader_status().heard).unwrap_or_default();
         let caught_up = |id: &NodeId| {
             let (a, b) = (End::Node(leader), End::Node(*id));
-            self.metadata.voters.contains(id)
-                || (self.is_awake(*id) && !self.is_blocked(a, b) && !self.is_blocked(b, a))
+            let reached = self.is_awake(*id) && !self.is_blocked(a, b) && !self.is_blocked(b, a);
+            self.metadata.voters.contains(id) || (reached && heard.contains(id))
         };
         if wanted != self.metadata.voters && wanted.iter().all(caught_up) && self.has_majority_of(leader, &wanted) {
             self.say(|| format!("the voters change to {wanted:?}"));

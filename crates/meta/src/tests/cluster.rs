@@ -230,6 +230,20 @@ fn the_event_list_is_bounded() {
     assert_eq!(read::events(&w.view, last.number - 1, 10).unwrap(), [last]);
 }
 
+/// The voters change while the answer to a registration is under way, and the node is killed before it hears it.
+#[test]
+fn a_change_of_voters_locks_nobody_out_and_lets_no_empty_store_in() {
+    let mut w = World::cluster(3);
+    let voters = Command::SetVoters { voters: [NodeId(1), NodeId(2), NodeId(3)].into() };
+    w.run(voters.clone());
+    assert!(refused(w.register(2, 0, None)).contains("empty store"));
+    let knows = w.incarnation(2).0;
+    w.register(2, knows, None);
+    w.run(voters);
+    assert!(matches!(w.register(2, knows, None), CommandReply::Registered { .. }));
+    assert!(refused(w.register(2, 0, None)).contains("empty store"));
+}
+
 #[test]
 fn voters_are_what_raft_says() {
     let mut w = World::cluster(3);
