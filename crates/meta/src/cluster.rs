@@ -119,9 +119,10 @@ pub(crate) fn set_voters(txn: &mut Txn<'_>, voters: &BTreeSet<NodeId>) -> Result
     for mut entry in txn.all::<NodeEntry>(keys::NODES)? {
         let before = entry.clone();
         entry.record.voter = voters.contains(&entry.record.id);
-        if entry.record.voter && entry.record.state == NodeState::Live {
-            // A voter took part in the membership change, so it has learnt its incarnation.
-            entry.registered_from = entry.record.incarnation;
+        if entry.record.voter && entry.record.incarnation != Incarnation(0) {
+            // Who votes was heard of, so it has learnt an incarnation, and comes with an empty store no more. Not always the
+            // present one: it may have been killed before the answer to its last registration arrived.
+            entry.registered_from = entry.registered_from.max(Incarnation(1));
         }
         if entry != before {
             txn.put(keys::node(entry.record.id), &entry)?;

@@ -6,7 +6,7 @@ use crate::keys;
 use crate::mutants::{Mutant, planted};
 use crate::records::NodeEntry;
 use crate::txn::{Fault, Txn};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use weft_proto::control::{NothingLost, RegisterDisk, RegisterNode};
 use weft_types::limits::MAX_DISKS;
 use weft_types::map::{DiskRecord, DiskState, MemberState, NodeState, PgRecord};
@@ -195,9 +195,13 @@ pub(crate) fn remove(txn: &mut Txn<'_>, node: NodeId) -> Result<CommandReply, Fa
         }
         NodeState::Joined | NodeState::Down => {}
     }
+    // A disk that failed, is missing or was removed with its node may hold nothing any more, although its member stays in the
+    // set for as long as the minimum asks for it: two removals in a row would give up the last copy.
+    let disks: Vec<DiskRecord> = txn.all(keys::DISKS)?;
+    let good: BTreeSet<DiskId> = disks.iter().filter(|d| d.state == DiskState::Active).map(|d| d.id).collect();
     for pg in txn.all::<PgRecord>(keys::GROUPS)? {
         // Design 5.9: the last good copy is never given up by the way.
-        let elsewhere = pg.members.iter().any(|m| m.node != node && m.is_level());
+        let elsewhere = pg.members.iter().any(|m| m.node != node && m.is_level() && good.contains(&m.disk));
         if !elsewhere && !planted(Mutant::RemoveOnlyCopy) && pg.members.iter().any(|m| m.node == node && m.is_in_sync())
         {
             let text = format!("node {node} has the only good copy of placement group {}: bring it back", pg.pg);
@@ -207,7 +211,7 @@ pub(crate) fn remove(txn: &mut Txn<'_>, node: NodeId) -> Result<CommandReply, Fa
     entry.record.state = NodeState::Removed;
     entry.record.voter = false;
     txn.put(keys::node(node), &entry)?;
-    for mut disk in txn.all::<DiskRecord>(keys::DISKS)? {
+    for mut disk in disks {
         if disk.node == node && disk.state != DiskState::Removed {
             disk.state = DiskState::Removed;
             txn.put(keys::disk(disk.id), &disk)?;

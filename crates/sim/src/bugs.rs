@@ -132,7 +132,7 @@ fn of_meta(mutant: Meta) -> Expected {
         | Meta::OvertakeWaiters
         | Meta::NoDeadlockSearch
         | Meta::CloseKeepsLocks => caught(1),
-        Meta::AnyOwner => elsewhere("the simulated control side checks no certificates", ALL_META),
+        Meta::AnyOwner => caught(1),
         // Safe and wrong: replicas count as lossy that are not.
         Meta::RegisterTwice => elsewhere("no oracle asks whether a loss had to be", ALL_META),
         Meta::PromoteBesideDead => caught(37),
@@ -142,9 +142,9 @@ fn of_meta(mutant: Meta) -> Expected {
         Meta::LevelNeverYields => not_seen(9517, ALL_META),
         Meta::YieldToAnybody => not_seen(0, ALL_META),
         Meta::BelieveAccuser | Meta::TrustAnyMark | Meta::AnyIncarnationDies => not_seen(50, ALL_META),
-        Meta::RemoveOnlyCopy | Meta::ForceWithoutLoss | Meta::ForceOverLive => {
-            elsewhere("no operator removes nodes or forces replicas here", ALL_META)
-        }
+        Meta::RemoveOnlyCopy => caught(7),
+        Meta::ForceOverLive => caught(18),
+        Meta::ForceWithoutLoss => caught(33),
     }
 }
 

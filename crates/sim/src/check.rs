@@ -135,7 +135,7 @@ fn build(world: &mut World, options: &Options) {
     }
 }
 
-fn clock(world: &mut World) -> NodeClock {
+pub fn clock(world: &mut World) -> NodeClock {
     let offset_ns = world.random.below(1000 * SECOND);
     let span = world.mix.drift_ppm;
     let drift = world.random.below(2 * span + 1);
@@ -147,7 +147,7 @@ fn clock(world: &mut World) -> NodeClock {
 fn settled(world: &World) -> bool {
     world.busy_tasks() == 0
         && world.clients.iter().all(|client| client.is_open() && client.unanswered() == 0)
-        && world.nodes.values().all(|node| node.process.is_some() && !node.disk_lost)
+        && world.present().all(|node| node.process.is_some() && !node.disk_lost)
         && world.all_level()
 }
 
@@ -187,7 +187,8 @@ fn look(world: &mut World) {
     for place in places {
         let pg = world.pg_of_place(&place);
         let losses = pg.and_then(|pg| world.losses.get(&pg)).cloned().unwrap_or_default();
-        if let Err(Failure { oracle, what }) = world.registers[&place].check(&losses) {
+        let forced = pg.and_then(|pg| world.operators.forced.get(&pg)).cloned().unwrap_or_default();
+        if let Err(Failure { oracle, what }) = world.registers[&place].check(&losses, &forced) {
             let what = format!("object, chunk, block, half {place:?}: {what} (losses at {losses:?})");
             return world.fail(oracle, what);
         }
@@ -214,7 +215,7 @@ fn look(world: &mut World) {
 
 /// The last thing that is looked at: every disk opens once more, and has then what it keeps for the day on which it is full.
 fn disks_are_whole(world: &mut World) -> Result<(), String> {
-    let ids: Vec<NodeId> = world.nodes.keys().copied().collect();
+    let ids: Vec<NodeId> = world.present().map(|node| node.id).collect();
     for id in ids {
         world.crash(id, false);
         let node = &world.nodes[&id];

@@ -17,6 +17,7 @@
 //! | `subjects` | what clients of a seed do with files |
 //! | `plan`, `stories`, `nemesis` | which faults a seed draws, and when they strike; carrying them out |
 //! | `aimed` | executions that are aimed at one rule each |
+//! | `operators` | nodes added and removed, replicas forced |
 //! | `metadata` | Raft as a delayed log; committing |
 //! | `node`, `host`, `tasks`, `links`, `sizes` | a node's process, what it stands on, its control side |
 //! | `client` | sessions, the data core, the workload (`client::workload`) |
@@ -45,6 +46,7 @@ mod metadata;
 mod named;
 mod nemesis;
 mod node;
+mod operators;
 pub mod oracle;
 mod plan;
 mod promises;

@@ -84,8 +84,8 @@ impl World {
         self.spread_maps();
     }
 
-    /// Whether a node is up and reaches a majority of the voters, both ways.
-    fn has_majority(&self, node: NodeId) -> bool {
+    /// Whether a node is up and reaches a majority of these voters, both ways.
+    pub fn has_majority_of(&self, node: NodeId, voters: &BTreeSet<NodeId>) -> bool {
         if !self.is_awake(node) {
             return false;
         }
@@ -93,8 +93,11 @@ impl World {
             let (a, b) = (End::Node(node), End::Node(*other));
             *other == node || (self.is_awake(*other) && !self.is_blocked(a, b) && !self.is_blocked(b, a))
         };
-        let voters = &self.metadata.voters;
         voters.iter().filter(|voter| joined(voter)).count() * 2 > voters.len()
+    }
+
+    pub fn has_majority(&self, node: NodeId) -> bool {
+        self.has_majority_of(node, &self.metadata.voters)
     }
 
     /// Elections, and leaders who learn that they are none any more.
@@ -151,7 +154,9 @@ impl World {
     }
 
     fn elect(&mut self) {
-        let able: Vec<NodeId> = self.metadata.voters.iter().copied().filter(|node| self.has_majority(*node)).collect();
+        // Nobody who knows of its removal hears the wish of a removed node.
+        let may = |node: &NodeId| self.has_majority(*node) && !self.operators.removed.contains(node);
+        let able: Vec<NodeId> = self.metadata.voters.iter().copied().filter(may).collect();
         if able.is_empty() {
             return;
         }
@@ -305,6 +310,7 @@ impl World {
         self.note("committed", self.metadata.log_length);
         self.say(|| format!("committed {} -> {}", short(command), short(&applied.reply)));
         self.notice(command, &applied.reply);
+        self.operated(command, &applied.reply, applied.map_changed);
         for session in applied.wanted_sessions {
             self.wanted.insert(session);
             if let Some(leader) = self.metadata.leader {
@@ -396,6 +402,7 @@ impl World {
     }
 
     fn compare_maps(&mut self, new: &ClusterMap) {
+        self.look_at_the_removed(new);
         let old = Arc::clone(&self.metadata.map);
         let now = self.now();
         self.forget_promises(new);
@@ -492,7 +499,7 @@ impl World {
     }
 
     fn offer_map(&mut self, node: NodeId) {
-        let Some(leader) = self.metadata.leader else { return };
+        let Some(leader) = self.metadata.leader.filter(|_| self.takes_part(node)) else { return };
         if self.is_blocked(End::Node(leader), End::Node(node)) || !self.is_awake(node) || !self.is_awake(leader) {
             return;
         }

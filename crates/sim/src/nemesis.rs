@@ -35,7 +35,7 @@ impl World {
         });
     }
 
-    fn block(&mut self, from: End, to: End, heal_ms: u64) {
+    pub fn block(&mut self, from: End, to: End, heal_ms: u64) {
         self.blocked.insert((from, to));
         self.after(heal_ms * MS, "heal", move |world| {
             world.blocked.remove(&(from, to));
@@ -152,6 +152,11 @@ impl World {
             Fault::DamageBytes { node, messages } => {
                 self.damaging.insert(NodeId(node), messages);
             }
+            Fault::AddNode { crash_ms } => self.add_node(crash_ms),
+            Fault::RemoveNode { node, away } => self.remove_node(NodeId(node), away),
+            Fault::RemoveTheDead { ms } => self.remove_the_dead(ms),
+            Fault::ForceReplica { rash, ms } => self.force_replica(rash, ms),
+            Fault::SpeakForAnother { client } => self.speak_for_another(client as usize),
             Fault::Ambush { moment, blows } => self.ambushes.push(crate::stories::Ambush { moment, blows }),
             fault => self.damage(fault),
         }
@@ -241,6 +246,7 @@ impl World {
         let (Some(from), Some(to)) = (any(&mut random), any(&mut random)) else { return };
         let (good, block) = (random.below(3), random.below(u64::from(crate::client::BLOCKS)));
         let offset = block * weft_types::BLOCK_SIZE as u64;
+        let below = u64::from(crate::client::CHUNK_BYTES);
         let done = if lost {
             node.disk.lose_write(from, below, good)
         } else {
@@ -278,7 +284,7 @@ impl World {
         self.propose(leader, term, Command::MovePrimary { pg, epoch, set_version, to }, Box::new(|_, _| {}));
     }
 
-    /// Every node is up and every group has all its members, level, on the disks that are there now, so that a copy may be
+    /// Every node that was not removed is up and every group has all its members, level, on the disks that are there now, so that a copy may be
     /// lost. A damaged copy counts as lost until the end of the run, a disk whose next sync fails until it is replaced.
     fn is_whole(&self) -> bool {
         let map = &self.metadata.map;
@@ -290,7 +296,7 @@ impl World {
         let on_its_disk =
             |member: &weft_types::Member| self.nodes.get(&member.node).is_some_and(|node| node.disk_id == member.disk);
         self.hurt.is_empty()
-            && self.nodes.values().all(present)
+            && self.present().all(present)
             && self.all_level()
             && map.pgs.iter().flat_map(|record| &record.members).all(on_its_disk)
     }
@@ -337,7 +343,7 @@ impl World {
     /// Starts whoever is down, with a new disk where the old one is lost.
     fn keep_nodes_up(&mut self) {
         let capacity = self.mix.capacity_bytes;
-        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+        for id in self.present().map(|node| node.id).collect::<Vec<_>>() {
             let Some(node) = self.nodes.get_mut(&id) else { continue };
             if node.disk_lost {
                 self.stats.count("lost disks replaced");

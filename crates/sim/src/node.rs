@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use weft_client::core::LeaderFinder;
-use weft_meta::leader::{Leader, LeaderEvent, Ticket};
+use weft_meta::leader::{Leader, LeaderEvent, LeaderStatus, Ticket};
 use weft_node::bridge::{BRIDGE_CAPACITY, DataStatus, ToControl};
 use weft_node::data::host::CallAnswer;
 use weft_node::data::turn::{Speaker, Turn};
@@ -99,6 +99,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// What it knows as the leader of the metadata group.
+    pub fn leader_status(&self) -> LeaderStatus {
+        self.leader.status(self.host.0.clock.read())
+    }
+
     /// Once it is registered.
     pub fn incarnation(&self) -> Option<Incarnation> {
         self.incarnation
@@ -141,6 +146,17 @@ impl SimNode {
             disks_made: 0,
         };
         node.replace_disk(capacity);
+        node
+    }
+
+    /// Another node like this one, with an empty disk.
+    pub fn sibling(&self, id: NodeId, clock: NodeClock, capacity: u64) -> Self {
+        #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "only a planted bug changes it"))]
+        let mut node = Self::new(id, clock, self.store_config.clone(), capacity);
+        #[cfg(feature = "mutants")]
+        {
+            node.mutant = self.mutant;
+        }
         node
     }
 

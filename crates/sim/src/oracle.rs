@@ -68,12 +68,13 @@ impl Register {
         }
     }
 
-    /// Checks everything, knowing that unflushed writes may have been lost at `losses` (ascending).
+    /// Checks everything, knowing that unflushed writes may have been lost at `losses`, and all that there was at `forced`
+    /// (both ascending).
     ///
     /// # Errors
     /// A sentence on what cannot have been.
-    pub fn check(&self, losses: &[Time]) -> Result<(), Failure> {
-        self.check_flushed().map_err(|what| Failure { oracle: Oracle::Flushed, what })?;
+    pub fn check(&self, losses: &[Time], forced: &[Time]) -> Result<(), Failure> {
+        self.check_flushed(forced).map_err(|what| Failure { oracle: Oracle::Flushed, what })?;
         self.check_order(losses).map_err(|what| Failure { oracle: Oracle::Linearizable, what })
     }
 
@@ -88,7 +89,7 @@ impl Register {
     }
 
     /// No read shows less than what was flushed before it began.
-    fn check_flushed(&self) -> Result<(), String> {
+    fn check_flushed(&self, forced: &[Time]) -> Result<(), String> {
         let mut flushed = self.flushed.clone();
         flushed.sort_unstable();
         let mut reads = self.reads.clone();
@@ -100,6 +101,10 @@ impl Register {
                 newest = newest.max(Some((start, value)));
             }
             let Some((start, value)) = newest else { continue };
+            // What was written before may be gone, whether it was flushed before or by a flush that was under way.
+            if forced.iter().any(|forced| start <= *forced && *forced < read.end) {
+                continue;
+            }
             let ended = match self.writes.get(&read.value) {
                 Some(Write { end: End::Answered(end), .. }) => Some(*end),
                 Some(_) => None,
@@ -306,9 +311,9 @@ mod tests {
         let mut register = Register::default();
         register.writes.insert(1, write(10, End::Open));
         register.reads = vec![Read { value: 0, start: 30, end: 40 }, Read { value: 1, start: 50, end: 60 }];
-        assert!(register.check(&[]).is_ok());
+        assert!(register.check(&[], &[]).is_ok());
         register.fence(1, 20);
-        assert!(register.check(&[]).is_err());
+        assert!(register.check(&[], &[]).is_err());
     }
 
     #[test]
@@ -318,10 +323,10 @@ mod tests {
         register.writes.insert(2, write(30, End::Answered(40)));
         register.writes.insert(3, write(50, End::Answered(60)));
         register.reads = vec![Read { value: 2, start: 110, end: 120 }];
-        assert!(register.check(&[]).is_err());
-        assert!(register.check(&[100]).is_ok());
+        assert!(register.check(&[], &[]).is_err());
+        assert!(register.check(&[100], &[]).is_ok());
         register.flushed(70, 3);
-        assert!(register.check(&[100]).is_err());
+        assert!(register.check(&[100], &[]).is_err());
     }
 
     #[test]
@@ -330,7 +335,7 @@ mod tests {
         register.writes.insert(1, write(10, End::Answered(20)));
         register.writes.insert(2, write(30, End::Answered(40)));
         register.reads = vec![Read { value: 2, start: 110, end: 120 }, Read { value: 1, start: 130, end: 140 }];
-        assert!(register.check(&[100]).is_err());
+        assert!(register.check(&[100], &[]).is_err());
     }
 
     #[test]
@@ -338,6 +343,6 @@ mod tests {
         let mut register = Register::default();
         register.writes.insert(1, write(10, End::Refused));
         register.reads = vec![Read { value: 1, start: 20, end: 30 }];
-        assert!(register.check(&[]).is_err());
+        assert!(register.check(&[], &[]).is_err());
     }
 }

@@ -5,6 +5,7 @@
 //! gives the same plan. Must not know: how faults are carried out.
 
 use crate::Options;
+use crate::operators::Away;
 use crate::stories::{self, Blows, Moment, Role};
 use crate::subjects::{self, Subjects};
 use crate::world::{MS, SECOND};
@@ -58,6 +59,9 @@ pub struct Mix {
     pub ends_asked: u64,
     /// A story that is told with no other faults beside it.
     pub alone: bool,
+    /// Clients use no files and cut nothing: an operator may give up even what was flushed, and nobody then knows of a cut
+    /// that the metadata group has committed.
+    pub registers_only: bool,
     pub subjects: Subjects,
 }
 
@@ -177,6 +181,28 @@ pub enum Fault {
         node: u64,
         messages: u64,
     },
+    /// An empty node joins; its process is killed after so long, and started again.
+    AddNode {
+        crash_ms: u64,
+    },
+    /// An operator stops a node and removes it.
+    RemoveNode {
+        node: u64,
+        away: Away,
+    },
+    /// An operator tries to remove whatever is down.
+    RemoveTheDead {
+        ms: u64,
+    },
+    /// An operator makes a replica primary that is no more than stale; a rash one, one that need not be.
+    ForceReplica {
+        rash: bool,
+        ms: u64,
+    },
+    /// Another member of the cluster asks for the end of a client's session.
+    SpeakForAnother {
+        client: u64,
+    },
     Ambush {
         moment: Moment,
         blows: Blows,
@@ -247,6 +273,7 @@ impl Plan {
             plan.faults.extend(told);
         }
         if !options.without_files
+            && !plan.mix.registers_only
             && let Some((mix, troubles)) = subjects::draw(seed, &plan.mix)
         {
             plan.mix = mix;
@@ -305,6 +332,7 @@ fn draw_mix(random: &mut Random) -> Mix {
         late_change_percent: 0,
         ends_asked: 0,
         alone: false,
+        registers_only: false,
         subjects: Subjects::default(),
     }
 }

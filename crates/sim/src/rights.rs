@@ -28,7 +28,7 @@ pub struct OwedSince {
 
 impl World {
     /// Whether this node answers clients, by its own clock.
-    fn serves(&self, node: NodeId) -> bool {
+    pub fn serves(&self, node: NodeId) -> bool {
         let node = self.nodes.get(&node).filter(|node| !node.disk_lost);
         node.and_then(|node| node.process.as_ref()).is_some_and(|process| process.turn.holds_lease())
     }
@@ -162,6 +162,11 @@ impl World {
         let level = |record: &PgRecord| record.members.iter().filter(|member| member.is_level()).count();
         let left = |member: &&weft_types::Member| after.member(member.disk).is_none_or(|now| !now.is_in_sync());
         let gone = before.members.iter().filter(|member| member.is_level()).find(left);
+        // An operator has given up all of the set (design 5.9).
+        let now = self.now();
+        if self.operators.forced.get(&before.pg).is_some_and(|forced| forced.last() == Some(&now)) {
+            return;
+        }
         if let Some(gone) = gone
             && level(after) < usize::from(after.min_in_sync)
         {

@@ -12,6 +12,7 @@ use crate::links::Links;
 use crate::lock_table::LockTable;
 use crate::metadata::Metadata;
 use crate::node::SimNode;
+use crate::operators::Operators;
 use crate::oracle::Register;
 use crate::plan::Mix;
 use crate::stats::Stats;
@@ -116,6 +117,8 @@ pub struct World {
     pub deaf: BTreeSet<NodeId>,
     /// Nodes whose chunk files were damaged.
     pub hurt: BTreeSet<NodeId>,
+    /// What operators did.
+    pub operators: Operators,
     /// What clients do with files.
     pub ledger: Ledger,
     pub lock_table: LockTable,
@@ -166,6 +169,7 @@ impl World {
             headless: BTreeMap::new(),
             deaf: BTreeSet::new(),
             hurt: BTreeSet::new(),
+            operators: Operators::default(),
             ledger: Ledger::new(seed),
             lock_table: LockTable::default(),
             size_line: SizeLine::default(),

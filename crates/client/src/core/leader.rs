@@ -39,7 +39,14 @@ impl LeaderFinder {
         match to {
             // A redirect to itself or in a circle is an election in progress: go on in turn.
             Some(to) if to != from && self.failures < 3 => self.prefer(to),
-            _ => self.skip(from),
+            to => {
+                // It is tried when its turn comes, also when it joined after the others were learned: if it were not, a
+                // client that looked for a leader during an election would never find one that it does not know.
+                if let Some(to) = to.filter(|to| !self.known.contains(to)) {
+                    self.known.push(to);
+                }
+                self.skip(from);
+            }
         }
     }
 
@@ -102,6 +109,25 @@ mod tests {
         let mut finder = LeaderFinder::new(vec![address(1)]);
         finder.redirected(address(1), Some(address(9)));
         assert_eq!(finder.current(), Some(address(9)));
+    }
+
+    /// Simulator, seed 1073 when this was found: the others were asked in turn for ever.
+    #[test]
+    fn an_unknown_leader_is_found_after_an_election_too() {
+        let mut finder = LeaderFinder::new(vec![address(1), address(2), address(3)]);
+        for _ in 0..5 {
+            let asked = finder.current().unwrap();
+            finder.redirected(asked, None);
+        }
+        let mut asked = Vec::new();
+        for _ in 0..5 {
+            let at = finder.current().unwrap();
+            asked.push(at);
+            if at != address(9) {
+                finder.redirected(at, Some(address(9)));
+            }
+        }
+        assert!(asked.contains(&address(9)), "never asked: {asked:?}");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use groups::GroupWatch;
 use nodes::NodeLeases;
 use rounds::{Rounds, Waiting, Who};
 use sessions::SessionLeases;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use weft_types::limits::{LEADER_STALL, PROPOSE_RETRY};
 use weft_types::{BootTime, DiskId, Epoch, ErrorKind, Incarnation, NodeId, ObjectId, PgId, SessionId, SetVersion};
@@ -64,6 +64,8 @@ pub struct LeaderStatus {
     /// Milliseconds since the last answered heartbeat.
     pub last_heartbeat_ms: Vec<(NodeId, u64)>,
     pub free_bytes: Vec<(DiskId, u64)>,
+    /// Live nodes that this leader has heard of in their present incarnation, which they know by that.
+    pub heard: BTreeSet<NodeId>,
 }
 
 impl Leader {

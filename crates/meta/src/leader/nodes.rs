@@ -153,10 +153,13 @@ impl NodeLeases {
 
     pub fn status(&self, now: BootTime) -> LeaderStatus {
         let millis = |at: BootTime| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+        let heard = self.leases.iter().filter(|(_, lease)| lease.last.is_some());
+        let heard = heard.map(|(node, _)| *node).collect();
         let said = self.leases.values().filter_map(|l| l.last.as_ref());
         LeaderStatus {
             last_heartbeat_ms: self.leases.iter().map(|(node, l)| (*node, millis(l.answered))).collect(),
             free_bytes: said.flat_map(|(_, heartbeat)| heartbeat.free_bytes.iter().copied()).collect(),
+            heard,
         }
     }
 }

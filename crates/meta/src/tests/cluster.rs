@@ -1,13 +1,13 @@
 //! Nodes, tokens, volumes, sessions, events.
 
-use super::world::{World, create, new_node};
+use super::world::{World, create, disk, new_node};
 use crate::command::{Command, CommandReply};
 use crate::read;
 use std::collections::BTreeMap;
 use weft_proto::admin::TokenRole;
 use weft_proto::namespace::{Mutation, NewInode};
 use weft_types::limits::{MAX_EVENTS, MAX_REMEMBERED_REPLIES};
-use weft_types::map::NodeState;
+use weft_types::map::{MemberState, NodeState};
 use weft_types::{ClusterId, ErrorKind, InodeNumber, NodeId, RequestNumber, SessionOwner, VolumeId};
 
 fn refused(reply: CommandReply) -> String {
@@ -139,6 +139,40 @@ fn a_node_is_removed_only_when_nothing_depends_on_it() {
     assert!(refused(w.run(Command::RemoveNode { node: NodeId(1) })).contains("only good copy"));
 }
 
+/// The members of removed nodes stay in the set, and count as level, until somebody has taken their place.
+#[test]
+fn two_removals_in_a_row_do_not_give_up_the_last_copy() {
+    let mut w = World::with_group(3, 3);
+    let (a, backups) = (w.leader_node(), w.backups());
+    w.kill(backups[1]);
+    w.kill(backups[0]);
+    w.kill(a);
+    assert_eq!(w.run(Command::RemoveNode { node: NodeId(backups[0]) }), CommandReply::Done);
+    assert!(refused(w.run(Command::RemoveNode { node: NodeId(a) })).contains("only good copy"));
+    w.restart(a, true);
+    assert_eq!(w.leader_node(), a, "{:?}", w.pg());
+}
+
+/// A level member on a disk that its node came without, or that failed, is no copy to rely on.
+#[test]
+fn a_copy_on_a_disk_that_is_gone_is_not_relied_on() {
+    for failed in [false, true] {
+        let mut w = World::with_group(3, 3);
+        let (a, backups) = (w.leader_node(), w.backups());
+        w.kill(backups[1]);
+        if failed {
+            let incarnation = w.incarnation(backups[0]);
+            w.run(Command::DiskFailed { disk: disk(backups[0]), incarnation });
+        } else {
+            let was = w.incarnation(backups[0]).0;
+            w.register_disks(backups[0], was, Vec::new());
+        }
+        w.kill(a);
+        assert!(w.state(backups[0]).is_some_and(|s| s != MemberState::Out), "kept by the minimum: {:?}", w.pg());
+        assert!(refused(w.run(Command::RemoveNode { node: NodeId(a) })).contains("only good copy"));
+    }
+}
+
 #[test]
 fn replies_are_remembered_up_to_the_low_water_mark() {
     let mut w = World::with_group(3, 3);
@@ -194,6 +228,20 @@ fn the_event_list_is_bounded() {
     let last = all.last().unwrap().clone();
     assert_eq!(last.what, format!("fact {}", MAX_EVENTS + 19));
     assert_eq!(read::events(&w.view, last.number - 1, 10).unwrap(), [last]);
+}
+
+/// The voters change while the answer to a registration is under way, and the node is killed before it hears it.
+#[test]
+fn a_change_of_voters_locks_nobody_out_and_lets_no_empty_store_in() {
+    let mut w = World::cluster(3);
+    let voters = Command::SetVoters { voters: [NodeId(1), NodeId(2), NodeId(3)].into() };
+    w.run(voters.clone());
+    assert!(refused(w.register(2, 0, None)).contains("empty store"));
+    let knows = w.incarnation(2).0;
+    w.register(2, knows, None);
+    w.run(voters);
+    assert!(matches!(w.register(2, knows, None), CommandReply::Registered { .. }));
+    assert!(refused(w.register(2, 0, None)).contains("empty store"));
 }
 
 #[test]

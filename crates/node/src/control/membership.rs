@@ -2,7 +2,7 @@
 //! five up; the rest learn).
 //!
 //! Responsible for: bringing Raft's membership to what the map asks for, one safe step at a time, on the leader.
-//! Guarantees: a node votes only once it has nearly the whole log; a removed node leaves.
+//! Guarantees: a node votes only once it has nearly the whole log and knows its incarnation; a removed node leaves.
 
 use super::leading::commit;
 use super::node::Node;
@@ -65,7 +65,10 @@ async fn step(node: &Rc<Node>) -> Result<Step, GroupError> {
     }
     let wanted = voters::wanted(&map.nodes);
     if wanted != status.voters && !wanted.is_empty() {
-        let behind = wanted.iter().find(|id| !status.voters.contains(id) && !status.is_caught_up(**id));
+        // Nor one of which nobody knows whether it has learnt its incarnation: who votes must not come back without any.
+        let heard = node.leader.status().heard;
+        let ready = |id: &NodeId| status.is_caught_up(*id) && heard.contains(id);
+        let behind = wanted.iter().find(|id| !status.voters.contains(id) && !ready(id));
         if let Some(id) = behind {
             tracing::debug!(node = %id, "is to vote and has not caught up yet");
             return Ok(Step::Done);

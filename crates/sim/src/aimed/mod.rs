@@ -5,6 +5,7 @@
 //! were any. Must not know: what ought to come of it.
 
 mod full;
+pub mod operators;
 mod rules;
 mod strays;
 
@@ -19,7 +20,7 @@ pub struct Aimed {
 }
 
 /// By subject, each in a file of its own.
-const SUBJECTS: [&[Aimed]; 3] = [full::ALL, rules::ALL, strays::ALL];
+const SUBJECTS: [&[Aimed]; 4] = [full::ALL, operators::ALL, rules::ALL, strays::ALL];
 
 /// Of the seeds that tell a story, so many in a hundred tell one of these instead.
 const CHANCE: u64 = 30;

@@ -123,6 +123,7 @@ impl World {
         let ack = AckMode::Memory;
         let cuts = self.mix.cut_percent > 0 && self.random.chance(self.mix.cut_percent);
         let kind = match if cuts { 9 } else { self.random.below(12) } {
+            9 if self.mix.registers_only => 10,
             _ if self.cutting.contains(&object) => 10,
             9 if self.changing.get(&object).is_some_and(|open| *open > 0) => 10,
             kind => kind,

@@ -48,6 +48,12 @@ impl World {
                     }
                     other => {
                         world.say(|| format!("node {id} is not registered: {other:?}"));
+                        // The others are asked again; this one is told to ask a person.
+                        let refused = matches!(other, Some(ControlReply::Refused(ErrorKind::Refused(_))));
+                        if refused && world.operators.removed.contains(&id) {
+                            world.stats.count("removed nodes that gave up");
+                            return world.crash(id, false);
+                        }
                         world.after(100 * MS, "register", move |world| world.register(id, life));
                     }
                 }
@@ -210,7 +216,7 @@ impl World {
     }
 
     /// What the control thread does with a request.
-    pub(super) fn control_request(&mut self, at: NodeId, request: ControlRequest, answer: OnReply) {
+    pub fn control_request(&mut self, at: NodeId, request: ControlRequest, answer: OnReply) {
         let not_leader = self.not_leader();
         let Some(process) = self.nodes.get_mut(&at).and_then(|n| n.process.as_mut()) else { return };
         if let ControlRequest::GetMap { have, wait_ms, .. } = request {
