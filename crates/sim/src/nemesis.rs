@@ -35,7 +35,7 @@ impl World {
         });
     }
 
-    fn block(&mut self, from: End, to: End, heal_ms: u64) {
+    pub fn block(&mut self, from: End, to: End, heal_ms: u64) {
         self.blocked.insert((from, to));
         self.after(heal_ms * MS, "heal", move |world| {
             world.blocked.remove(&(from, to));
@@ -149,6 +149,8 @@ impl World {
                     world.deaf.remove(&NodeId(node));
                 });
             }
+            Fault::Disk(fault) => self.strike_disk(fault),
+            Fault::Stale(fault) => self.strike_with_what_is_stale(fault),
             Fault::Ambush { moment, blows } => self.ambushes.push(crate::stories::Ambush { moment, blows }),
             fault => self.damage(fault),
         }
@@ -255,7 +257,7 @@ impl World {
 
     /// Every node is up and every group has all its members, level, on the disks that are there now, so that a copy may be
     /// lost. A damaged copy counts as lost until the end of the run, a disk whose next sync fails until it is replaced.
-    fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         let map = &self.metadata.map;
         let present = |node: &crate::node::SimNode| {
             let known = map.nodes.iter().find(|known| known.id == node.id).map(|known| known.incarnation);

@@ -31,6 +31,8 @@ use weft_store::{Identity, Store, StoreConfig};
 use weft_types::map::ClusterMap;
 use weft_types::{ClusterId, DataError, DiskId, Incarnation, MapVersion, NodeId, SessionOwner};
 
+/// Where a store writes down that a sync has failed.
+const FAILURE_MARK: &str = "failed";
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
 /// Every simulated client is of one member.
 pub const SIMULATED_OWNER: SessionOwner = SessionOwner(0x51);
@@ -50,7 +52,13 @@ pub struct SimNode {
     pub process: Option<Process>,
     clock: NodeClock,
     /// As written down by the last process.
-    incarnation: Incarnation,
+    pub incarnation: Incarnation,
+    /// The last run that did not stop cleanly, and the last one of which the machine may have lost something with its power.
+    pub ran: Option<Incarnation>,
+    pub lost_of: Option<Incarnation>,
+    /// The disk of another cluster is in it, and its own lies beside.
+    pub own_disk: Option<SimDisk>,
+    names_apart: bool,
     pub paused_until: u64,
     /// How many times slower than usual the disk is.
     pub slowness: u64,
@@ -127,6 +135,10 @@ impl SimNode {
             process: None,
             clock,
             incarnation: Incarnation(0),
+            ran: None,
+            lost_of: None,
+            own_disk: None,
+            names_apart: false,
             paused_until: 0,
             slowness: 1,
             disk_lost: false,
@@ -158,6 +170,22 @@ impl SimNode {
         }
     }
 
+    /// Of this disk and of those that take its place.
+    pub fn keep_names_apart(&mut self) {
+        self.names_apart = true;
+        self.disk.keep_names_apart();
+    }
+
+    /// Why the disk that is in it must be refused.
+    fn must_not_open(&self) -> Option<&'static str> {
+        let marked = || self.disk.files().iter().any(|file| file == FAILURE_MARK);
+        if self.own_disk.is_some() {
+            Some("of another cluster")
+        } else {
+            marked().then_some("that is marked as failed")
+        }
+    }
+
     /// Puts in an empty disk under a new id.
     pub fn replace_disk(&mut self, capacity: u64) {
         self.disks_made += 1;
@@ -168,6 +196,9 @@ impl SimNode {
         let identity = Identity { cluster: CLUSTER, disk: self.disk_id, node: self.id };
         // A simulated disk without faults does not fail.
         let _ = Store::format(&self.disk, identity, &self.store_config);
+        if self.names_apart {
+            self.disk.keep_names_apart();
+        }
     }
 }
 
@@ -205,6 +236,10 @@ impl World {
         let disks = match OpenedDisks::gather([opened]) {
             Ok(disks) => disks,
             Err(error) => {
+                if node.own_disk.is_some() {
+                    self.stats.count("disks of another cluster refused");
+                    return false;
+                }
                 let off = node.disk.is_off();
                 node.disk_lost = !off;
                 if !off && !node.disk_doomed {
@@ -222,6 +257,10 @@ impl World {
                 return false;
             }
         };
+        if let Some(what) = node.must_not_open() {
+            self.fail(Oracle::Disks, format!("node {id} opens a disk {what}"));
+            return false;
+        }
         let facts = disks.registrations();
         let settings = NodeSettings {
             cluster: CLUSTER,
@@ -494,6 +533,7 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.disk.power_cycle(how);
         node.boot += 1;
+        node.lost_of = node.ran.or(node.lost_of);
         self.stats.count("power cuts");
         self.say(|| format!("node {id} loses its power"));
     }
@@ -528,8 +568,9 @@ impl World {
             world.carry_out(id, life);
             world.stats.count("clean stops");
             let incarnation = world.end_process(id);
-            if let Some(node) = world.nodes.get(&id) {
+            if let Some(node) = world.nodes.get_mut(&id) {
                 node.disk.power_cycle(PowerLoss::KeepAll);
+                node.ran = None;
             }
             if let Some(incarnation) = incarnation {
                 world.surrender_by_parent(id, incarnation);

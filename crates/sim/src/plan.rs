@@ -5,6 +5,7 @@
 //! gives the same plan. Must not know: how faults are carried out.
 
 use crate::Options;
+use crate::oddities::{DiskFault, Stale};
 use crate::stories::{self, Blows, Moment, Role};
 use crate::subjects::{self, Subjects};
 use crate::world::{MS, SECOND};
@@ -54,6 +55,10 @@ pub struct Mix {
     pub segment_bytes: u32,
     /// Of requests for a change of a set, how many arrive a second time, long after.
     pub late_change_percent: u64,
+    /// Nothing goes wrong beside the story that is told, except what goes with files.
+    pub alone: bool,
+    /// A sync of a directory makes no names of others durable.
+    pub names_apart: bool,
     pub subjects: Subjects,
 }
 
@@ -166,6 +171,10 @@ pub enum Fault {
         moment: Moment,
         blows: Blows,
     },
+    /// Something rare happens to a disk.
+    Disk(DiskFault),
+    /// What a node said or was long ago comes back.
+    Stale(Stale),
 }
 
 #[derive(Clone, Debug)]
@@ -226,6 +235,9 @@ impl Plan {
         }
         if let Some((mix, told)) = stories::draw(seed, &plan.mix, options.without_aimed) {
             plan.mix = mix;
+            if mix.alone {
+                plan.faults.clear();
+            }
             plan.faults.extend(told);
         }
         if !options.without_files
@@ -285,6 +297,8 @@ fn draw_mix(random: &mut Random) -> Mix {
         churn_objects: CHURN_OBJECTS,
         segment_bytes: 256 << 10,
         late_change_percent: 0,
+        alone: false,
+        names_apart: false,
         subjects: Subjects::default(),
     }
 }

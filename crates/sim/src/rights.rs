@@ -20,7 +20,7 @@ const SOUND_FOR: u64 = 10 * SECOND;
 
 impl World {
     /// Whether this node answers clients, by its own clock.
-    fn serves(&self, node: NodeId) -> bool {
+    pub fn serves(&self, node: NodeId) -> bool {
         let node = self.nodes.get(&node).filter(|node| !node.disk_lost);
         node.and_then(|node| node.process.as_ref()).is_some_and(|process| process.turn.holds_lease())
     }

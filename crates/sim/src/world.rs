@@ -116,6 +116,9 @@ pub struct World {
     pub deaf: BTreeSet<NodeId>,
     /// Nodes whose chunk files were damaged.
     pub hurt: BTreeSet<NodeId>,
+    /// What nodes said that comes again later, and what the metadata group heard of their starts.
+    pub oddities: crate::oddities::Oddities,
+    pub registrations: crate::registrations::Registrations,
     /// What clients do with files.
     pub ledger: Ledger,
     pub lock_table: LockTable,
@@ -161,6 +164,8 @@ impl World {
             headless: BTreeMap::new(),
             deaf: BTreeSet::new(),
             hurt: BTreeSet::new(),
+            oddities: crate::oddities::Oddities::default(),
+            registrations: crate::registrations::Registrations::default(),
             ledger: Ledger::new(seed),
             lock_table: LockTable::default(),
             size_line: SizeLine::default(),

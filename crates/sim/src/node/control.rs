@@ -32,6 +32,7 @@ impl World {
             data_address: data_address(id),
             disks: process.disks.clone(),
         });
+        self.keep_registration(id, &request);
         let deadline = self.now() + 10_000 * MS;
         self.node_asks(
             id,
@@ -58,6 +59,7 @@ impl World {
     fn registered(&mut self, id: NodeId, life: u64, incarnation: Incarnation, map_version: MapVersion) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.incarnation = incarnation;
+        node.ran = Some(incarnation);
         let Some(process) = node.process.as_mut() else { return };
         process.incarnation = Some(incarnation);
         let map = Arc::clone(&process.map);
@@ -206,7 +208,7 @@ impl World {
     }
 
     /// What the control thread does with a request.
-    pub(super) fn control_request(&mut self, at: NodeId, request: ControlRequest, answer: OnReply) {
+    pub fn control_request(&mut self, at: NodeId, request: ControlRequest, answer: OnReply) {
         let not_leader = self.not_leader();
         let Some(process) = self.nodes.get_mut(&at).and_then(|n| n.process.as_mut()) else { return };
         if let ControlRequest::GetMap { have, wait_ms, .. } = request {
@@ -229,6 +231,7 @@ impl World {
         let command = match request {
             ControlRequest::Heartbeat(heartbeat) => {
                 let ticket = ask(process, answer);
+                self.hear_who_is_reached(&heartbeat);
                 return self.step_leader(at, LeaderEvent::HeartbeatReceived { ticket, heartbeat });
             }
             ControlRequest::SessionHeartbeat { session, .. } => {
@@ -237,6 +240,7 @@ impl World {
             }
             ControlRequest::ChangeSet(request) => {
                 let ticket = ask(process, answer);
+                self.hear_accusation(&request);
                 return self.step_leader(at, LeaderEvent::SetChangeRequested { ticket, request });
             }
             ControlRequest::Query { volume, query } => return self.query(at, term, volume, query, answer),
