@@ -20,8 +20,6 @@ pub enum DiskFault {
     Foreign { node: u64, back_ms: u64 },
     /// Bits of every register flip on the disk of a primary.
     Rot { choice: u64 },
-    /// A backup is started anew with all trailers of registers damaged, and is asked to lead.
-    DamagedTrailers { node: u64 },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,7 +57,6 @@ impl World {
                     self.rot(primary, choice);
                 }
             }
-            DiskFault::DamagedTrailers { node } => self.damage_trailers(NodeId(node)),
         }
     }
 
@@ -164,43 +161,6 @@ impl World {
                     self.stats.count("bits of registers flipped");
                 }
             }
-        }
-    }
-
-    fn damage_trailers(&mut self, id: NodeId) {
-        if self.register_files(id).is_empty() || !self.may_damage(id) {
-            return;
-        }
-        self.crash(id, true);
-        // Two slots of one block each lie behind the data of so small a chunk.
-        let slots = [0, 1].map(|slot| u64::from(crate::client::CHUNK_BYTES) + slot * BLOCK_SIZE as u64 + 20);
-        for path in self.register_files(id) {
-            let hit =
-                |node: &crate::node::SimNode| slots.iter().filter(|at| node.disk.flip(&path, **at, 1)).count() > 0;
-            if self.nodes.get(&id).is_some_and(hit) {
-                self.stats.count("trailers damaged");
-            }
-        }
-        self.start_node(id);
-        for ms in [500, 1000, 1500] {
-            self.after(ms * MS, "asked to lead", move |world| world.ask_to_lead(id));
-        }
-    }
-
-    /// Every group that this node may lead moves to it.
-    fn ask_to_lead(&mut self, id: NodeId) {
-        if self.quiet {
-            return;
-        }
-        let map = std::sync::Arc::clone(&self.metadata.map);
-        let (Some(leader), term) = (self.metadata.leader, self.metadata.term) else { return };
-        for record in &map.pgs {
-            let Some(member) = record.members.iter().find(|member| member.node == id && member.is_level()) else {
-                continue;
-            };
-            let (pg, epoch, set_version, to) = (record.pg, record.epoch, record.set_version, member.disk);
-            let command = weft_meta::Command::MovePrimary { pg, epoch, set_version, to };
-            self.propose(leader, term, command, Box::new(|_, _| {}));
         }
     }
 }

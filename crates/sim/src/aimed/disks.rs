@@ -15,7 +15,6 @@ pub const ALL: &[Aimed] = &[
     Aimed { name: "failed-disk-unmarked", tell: failed_disk_unmarked },
     Aimed { name: "foreign-disk", tell: foreign_disk },
     Aimed { name: "rot", tell: rot },
-    Aimed { name: "damaged-trailers", tell: damaged_trailers },
     Aimed { name: "removed-when-full", tell: removed_when_full },
     Aimed { name: "reset-log", tell: reset_log },
     Aimed { name: "names-lost", tell: names_lost },
@@ -53,14 +52,6 @@ fn rot(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     again_and_again(mix, 12, 500 * MS, |_| Fault::Disk(DiskFault::Rot { choice: random.next_u64() }))
 }
 
-/// A primary does not know any more what its files hold.
-fn damaged_trailers(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
-    in_files(mix);
-    // The same node each time: only one copy may be damaged.
-    let node = 1 + random.below(3);
-    again_and_again(mix, 4, 2500 * MS, |_| Fault::Disk(DiskFault::DamagedTrailers { node }))
-}
-
 /// Registers are read, and other objects written so much that journals go round.
 fn in_files(mix: &mut Mix) {
     (mix.nodes, mix.groups, mix.segment_bytes, mix.think_ms) = (3, 1, 128 << 10, 10);
@@ -70,12 +61,12 @@ fn in_files(mix: &mut Mix) {
 
 /// Chunks go, and there is no room for others in the same checkpoint.
 fn removed_when_full(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
-    (mix.churn_percent, mix.churn_objects, mix.cut_percent, mix.think_ms) = (80, 60, 40, 4);
-    (mix.readers, mix.reading_clients, mix.segment_bytes) = (0, 0, 128 << 10);
-    let nodes = mix.nodes;
-    again_and_again(mix, 4, 2500 * MS, |_| {
-        let node = 1 + random.below(nodes);
-        Fault::Full { node, ms: 1000 + random.below(1500) }
+    (mix.churn_percent, mix.churn_objects, mix.cut_percent, mix.think_ms) = (90, 40, 50, 4);
+    (mix.clients, mix.threads, mix.readers, mix.reading_clients, mix.writers) = (4, 5, 0, 0, 0);
+    (mix.nodes, mix.segment_bytes, mix.disk_us) = (3, 128 << 10, 200);
+    again_and_again(mix, 12, 900 * MS, |_| {
+        let node = 1 + random.below(3);
+        Fault::Full { node, ms: 500 + random.below(400) }
     })
 }
 
@@ -84,6 +75,7 @@ fn reset_log(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     (mix.nodes, mix.groups, mix.segment_bytes, mix.think_ms) = (3, 1, 256 << 10, 4);
     (mix.cold_disks, mix.disk_us) = (true, 5000);
     (mix.churn_percent, mix.churn_objects, mix.readers, mix.reading_clients) = (30, 16, 0, 0);
+    (mix.clients, mix.threads, mix.writers, mix.hot_percent) = (4, 5, 3, 0);
     let blow = |after_us, how, who, to, ms| Some(Blow { after_us, how, who, to, ms });
     let mut faults = Vec::new();
     let mut at = 300 * MS;
@@ -93,9 +85,11 @@ fn reset_log(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
         let slow = blow(0, How::SlowDisk, Role::Primary, Role::Other, 2000);
         faults.push((at, Fault::Ambush { moment: Moment::Resyncing, blows: [slow, None, None] }));
         let silence = blow(0, How::Silence, Role::Primary, Role::Other, 1000);
-        let end =
-            blow(20_000 + random.below(400_000), How::Crash, Role::Primary, Role::Other, 5000 + random.below(2) * 1000);
-        faults.push((at, Fault::Ambush { moment: Moment::Copying, blows: [silence, end, None] }));
+        let after_us = 20_000 + random.below(200_000);
+        let end = blow(after_us, How::Crash, Role::Primary, Role::Other, 5000 + random.below(2) * 1000);
+        // The next one goes on before it copies.
+        let away = blow(after_us + 5000, How::Pause, Role::Subject, Role::Primary, 1200 + random.below(2000));
+        faults.push((at, Fault::Ambush { moment: Moment::Copying, blows: [silence, end, away] }));
         let crash = blow(random.below(60_000), How::Crash, Role::Subject, Role::Primary, 20 + 2 * random.below(10));
         faults.push((at, Fault::Ambush { moment: Moment::Promoted, blows: [crash, None, None] }));
         at += 8 * SECOND;

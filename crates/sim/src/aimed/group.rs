@@ -107,7 +107,7 @@ fn log_not_reached(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
 fn cut_upon_cut(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     mix.subjects = Subjects { writers: 2, empties: true, ..Subjects::default() };
     (mix.clients, mix.threads, mix.think_ms) = (3, 1, 40);
-    again_and_again(mix, 5, 2 * SECOND, |_| Fault::PauseClient {
+    again_and_again(mix, 9, 1500 * MS, |_| Fault::PauseClient {
         client: random.below(3),
         ms: 500 + random.below(1500),
     })

@@ -427,8 +427,14 @@ impl World {
                 ToControl::DiskFailed { disk, why } => {
                     self.say(|| format!("node {id}: disk {disk} failed: {why}"));
                     self.stats.count("disks given up");
+                    let hurt = self.hurt.contains(&id);
                     if let Some(node) = self.nodes.get_mut(&id) {
                         node.disk_lost = true;
+                        // No sync of it has failed, and it can be read.
+                        if !hurt && !node.disk_doomed && !node.disk.is_off() {
+                            let what = format!("node {id} gives up a disk that has nothing wrong: {why}");
+                            self.fail(Oracle::Disks, what);
+                        }
                     }
                     if let Some(incarnation) = incarnation {
                         let until = self.now() + 500_000 * MS;
