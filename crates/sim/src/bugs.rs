@@ -245,8 +245,7 @@ fn of_store(mutant: Store) -> Expected {
         Store::SkipFsync | Store::TrimBeforeTrailerSync => caught(2),
         Store::TrustData => caught(3),
         Store::RenameBeforeSync => caught(4),
-        // Seed 9 did, before clients filled blocks.
-        Store::SequenceAlone => not_seen(48, "store tests::attacks"),
+        Store::SequenceAlone => caught(172),
         Store::RetryFsync => caught(74),
         Store::MarkBeforeFsync | Store::IgnoreLap => caught(297),
         Store::ApplyUncommitted => caught(66),
@@ -270,8 +269,8 @@ fn of_store(mutant: Store) -> Expected {
         Store::FillTakesNoRoom | Store::FillOwesNothing | Store::FillIsNoChange => {
             elsewhere("no disk fills up here while clients fill", "store tests::fills")
         }
-        // Seed 1518 of a later build did, when the rule was missing.
-        Store::KeepRemovedChunk => not_seen(0, "store tests::space_and_reads"),
+        Store::KeepRemovedChunk => caught(233),
+        Store::CopyKnowsAll => caught(913),
         Store::RemoveBeforeSync | Store::RemoveInAnyOrder | Store::TrustNames | Store::KeepTail => {
             elsewhere(NO_RAFT_LOG, "store tests::raw_log_crash")
         }

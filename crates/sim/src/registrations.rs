@@ -17,8 +17,8 @@ pub struct Registrations {
     last: BTreeMap<NodeId, StartId>,
     /// The highest incarnation that a node has said it was before.
     came_as: BTreeMap<NodeId, Incarnation>,
-    /// Whom nodes said that they reach, when, and in which term.
-    reached: BTreeMap<NodeId, (u64, u64, Vec<NodeId>)>,
+    /// By leader and node: whom the node said that it reaches, when, and in which term of the leader.
+    reached: BTreeMap<(NodeId, NodeId), (u64, u64, Vec<NodeId>)>,
     /// Requests to remove a member, and whether it was known of all of them, when they came, that it is the accuser whom nobody
     /// reaches.
     accusations: BTreeMap<(PgId, SetVersion, DiskId), bool>,
@@ -28,22 +28,22 @@ pub struct Registrations {
 const SAID_LATELY: u64 = 1900 * MS;
 
 impl World {
-    /// A heartbeat has come to whoever leads.
-    pub fn hear_who_is_reached(&mut self, heartbeat: &NodeHeartbeat) {
-        let said = (self.now(), self.metadata.term, heartbeat.reachable.clone());
-        self.registrations.reached.insert(heartbeat.node, said);
+    /// A heartbeat has come to a node that believes to lead.
+    pub fn hear_who_is_reached(&mut self, leader: NodeId, term: u64, heartbeat: &NodeHeartbeat) {
+        let said = (self.now(), term, heartbeat.reachable.clone());
+        self.registrations.reached.insert((leader, heartbeat.node), said);
     }
 
     /// A primary wants a member removed: is it the primary itself that the others do not reach (design 5.3)?
-    pub fn hear_accusation(&mut self, request: &ChangeSetRequest) {
+    pub fn hear_accusation(&mut self, leader: NodeId, term: u64, request: &ChangeSetRequest) {
         let SetChange::Remove { disk } = request.change else { return };
-        let unfounded = self.is_unfounded(request, disk);
+        let unfounded = self.is_unfounded(leader, term, request, disk);
         let key = (request.pg, request.set_version, disk);
         *self.registrations.accusations.entry(key).or_insert(true) &= unfounded;
     }
 
     /// Whether all members that count and take no part in it reach the accused, and none of them the accuser, and said so lately.
-    fn is_unfounded(&self, request: &ChangeSetRequest, accused: DiskId) -> bool {
+    fn is_unfounded(&self, leader: NodeId, term: u64, request: &ChangeSetRequest, accused: DiskId) -> bool {
         let map = &self.metadata.map;
         let live = |member: &&Member| {
             let node = map.nodes.iter().find(|node| node.id == member.node && node.state == NodeState::Live);
@@ -59,10 +59,10 @@ impl World {
         let others = record.members.iter().filter(|member| member.is_in_sync()).filter(live);
         let witnesses: Vec<&Member> = others.filter(|m| m.node != accuser.node && m.node != accused.node).collect();
         let says = |witness: &&Member| {
-            let said = self.registrations.reached.get(&witness.node);
-            said.is_some_and(|(at, term, reached)| {
+            let said = self.registrations.reached.get(&(leader, witness.node));
+            said.is_some_and(|(at, heard_in, reached)| {
                 self.now() - at < SAID_LATELY
-                    && *term == self.metadata.term
+                    && *heard_in == term
                     && reached.contains(&accused.node)
                     && !reached.contains(&accuser.node)
             })

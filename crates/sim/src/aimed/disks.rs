@@ -79,7 +79,7 @@ fn reset_log(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     let blow = |after_us, how, who, to, ms| Some(Blow { after_us, how, who, to, ms });
     let mut faults = Vec::new();
     let mut at = 300 * MS;
-    for _ in 0..2 {
+    for _ in 0..4 {
         let node = 1 + random.below(3);
         faults.push((at, Fault::Isolate { node, heal_ms: 2500 + random.below(1000) }));
         let slow = blow(0, How::SlowDisk, Role::Primary, Role::Other, 2000);
@@ -92,7 +92,7 @@ fn reset_log(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
         faults.push((at, Fault::Ambush { moment: Moment::Copying, blows: [silence, end, away] }));
         let crash = blow(random.below(60_000), How::Crash, Role::Subject, Role::Primary, 20 + 2 * random.below(10));
         faults.push((at, Fault::Ambush { moment: Moment::Promoted, blows: [crash, None, None] }));
-        at += 8 * SECOND;
+        at += 7 * SECOND;
     }
     (mix.alone, mix.faulty_ns) = (true, mix.faulty_ns.max(at));
     faults

@@ -89,6 +89,7 @@ fn log_not_reached(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     (mix.nodes, mix.groups, mix.segment_bytes, mix.think_ms) = (5, 1, 128 << 10, 4);
     (mix.clients, mix.threads, mix.churn_percent, mix.churn_objects) = (3, 4, 60, 16);
     (mix.readers, mix.reading_clients, mix.loss_percent, mix.slow_message_percent) = (0, 0, 0, 0);
+    mix.cut_percent = 50;
     let blow = |after_us, how, who, to, ms| Some(Blow { after_us, how, who, to, ms });
     let turned = random.chance(50);
     let (one, two) = if turned { (Role::Subject, Role::Other) } else { (Role::Other, Role::Subject) };
@@ -107,10 +108,7 @@ fn log_not_reached(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
 fn cut_upon_cut(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     mix.subjects = Subjects { writers: 2, empties: true, ..Subjects::default() };
     (mix.clients, mix.threads, mix.think_ms) = (3, 1, 40);
-    again_and_again(mix, 9, 1500 * MS, |_| Fault::PauseClient {
-        client: random.below(3),
-        ms: 500 + random.below(1500),
-    })
+    again_and_again(mix, 9, 1500 * MS, |_| Fault::PauseClient { client: random.below(3), ms: 500 + random.below(1500) })
 }
 
 /// A session acts on nothing that others want, and holds up another one.

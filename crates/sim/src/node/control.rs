@@ -231,7 +231,7 @@ impl World {
         let command = match request {
             ControlRequest::Heartbeat(heartbeat) => {
                 let ticket = ask(process, answer);
-                self.hear_who_is_reached(&heartbeat);
+                self.hear_who_is_reached(at, term, &heartbeat);
                 return self.step_leader(at, LeaderEvent::HeartbeatReceived { ticket, heartbeat });
             }
             ControlRequest::SessionHeartbeat { session, .. } => {
@@ -240,7 +240,7 @@ impl World {
             }
             ControlRequest::ChangeSet(request) => {
                 let ticket = ask(process, answer);
-                self.hear_accusation(&request);
+                self.hear_accusation(at, term, &request);
                 return self.step_leader(at, LeaderEvent::SetChangeRequested { ticket, request });
             }
             ControlRequest::Query { volume, query } => return self.query(at, term, volume, query, answer),
