@@ -53,7 +53,7 @@ pub struct SimNode {
     clock: NodeClock,
     /// As written down by the last process.
     pub incarnation: Incarnation,
-    /// The last run that did not stop cleanly, and the last one of which the machine may have lost something with its power.
+    /// The last run, unless it began to stop cleanly, and the last one of which the machine may have lost something with its power.
     pub ran: Option<Incarnation>,
     pub lost_of: Option<Incarnation>,
     /// The disk of another cluster is in it, and its own lies beside.
@@ -564,13 +564,16 @@ impl World {
                 return;
             }
             turn.stop_appending();
+            // If the power goes from here on, the mark may be on the disk, and everything before it.
+            if let Some(node) = world.nodes.get_mut(&id) {
+                node.ran = None;
+            }
             turn.sync_and_mark();
             world.carry_out(id, life);
             world.stats.count("clean stops");
             let incarnation = world.end_process(id);
-            if let Some(node) = world.nodes.get_mut(&id) {
+            if let Some(node) = world.nodes.get(&id) {
                 node.disk.power_cycle(PowerLoss::KeepAll);
-                node.ran = None;
             }
             if let Some(incarnation) = incarnation {
                 world.surrender_by_parent(id, incarnation);
