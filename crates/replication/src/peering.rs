@@ -70,6 +70,8 @@ impl Primary {
         cx.report(Report::PeeringBegan { epoch: self.epoch });
         cx.core.saved.promised = self.epoch;
         cx.core.saved.loss_generation = map.record.loss_generation;
+        // Who leads counts, so its resync was completed, also when it hears of that and of its lead at once.
+        cx.core.saved.complete_to = None;
         cx.save();
         if map.record.pending_move.is_some() {
             self.move_away(cx);

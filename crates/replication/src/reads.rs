@@ -1,7 +1,7 @@
 //! Reads (design 5.6): served by the primary alone, after every overlapping entry has become readable, and only if lease
 //! and session still hold when the bytes are in hand.
 
-use crate::actions::{Action, Reply};
+use crate::actions::{Action, Reply, Report};
 use crate::core::Context;
 use crate::events::{ReadOutcome, ReadTicket, RequestToken};
 use crate::locks::Scope;
@@ -126,6 +126,7 @@ impl Primary {
                 read.attempts += 1;
                 let Scope::Blocks(chunk, _) = read.scope else { return };
                 if read.attempts >= MAX_READ_ATTEMPTS {
+                    cx.report(Report::Unrepairable { chunk, block: bad[0].block });
                     self.fail_read(cx, id, DataError::Corrupt);
                 } else {
                     self.repair(cx, chunk, bad[0], Then::Read(id));

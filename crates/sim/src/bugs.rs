@@ -107,9 +107,9 @@ fn of_meta(mutant: Meta) -> Expected {
         Meta::SkipCompareAndSet => caught(20),
         Meta::ForgetBehind => caught(9),
         Meta::AnswerLaggard => caught(41),
-        Meta::AnswerWithoutRound => not_seen(450, "meta the_lease_simulation_notices_each_planted_bug_of_time"),
-        Meta::ReadmitFailedDisk => elsewhere("a failed disk never comes back here", "meta attack_fsync_then_fine"),
-        Meta::AcceptEmptyStore => elsewhere("no node loses its Raft store here", "meta attack_empty_raft_store"),
+        Meta::AnswerWithoutRound => caught(19),
+        Meta::ReadmitFailedDisk => caught(1),
+        Meta::AcceptEmptyStore => caught(31),
         Meta::DropOpenFile => caught(12),
         Meta::AllowCycles => caught(7),
         Meta::ReuseCookies => caught(8),
@@ -118,12 +118,10 @@ fn of_meta(mutant: Meta) -> Expected {
         Meta::NoDedupe => caught(7),
         Meta::SizeLostOnFence => caught(53),
         Meta::SizeOfOldGeneration | Meta::CutBeforeAcknowledged => caught(34),
-        // Seed 422 did, when the rule was missing.
-        Meta::SwapDuringCut => not_seen(421, "meta nothing_takes_the_place_of_a_cut"),
+        Meta::SwapDuringCut => caught(504),
         Meta::ServeLastInLine => caught(17),
         Meta::NoRecallDeadline => caught(31),
-        // Seed 2729 of a later build did, when the rule was missing.
-        Meta::BlameWhoIsHeldUp => not_seen(0, ALL_META),
+        Meta::BlameWhoIsHeldUp => caught(127),
         Meta::CollectPastRoom => elsewhere("files stay shorter than the least room of a cap", ALL_META),
         Meta::IgnoreOverlap
         | Meta::OwnerWithoutSession
@@ -133,15 +131,18 @@ fn of_meta(mutant: Meta) -> Expected {
         | Meta::NoDeadlockSearch
         | Meta::CloseKeepsLocks => caught(1),
         Meta::AnyOwner => caught(1),
-        // Safe and wrong: replicas count as lossy that are not.
-        Meta::RegisterTwice => elsewhere("no oracle asks whether a loss had to be", ALL_META),
+        Meta::RegisterTwice => caught(87),
         Meta::PromoteBesideDead => caught(37),
         Meta::ElectSyncing => caught(11),
         Meta::AcceptLossAtOnce => caught(2),
-        // Seed 9518 did, when the rule was missing.
-        Meta::LevelNeverYields => not_seen(9517, ALL_META),
-        Meta::YieldToAnybody => not_seen(0, ALL_META),
-        Meta::BelieveAccuser | Meta::TrustAnyMark | Meta::AnyIncarnationDies => not_seen(50, ALL_META),
+        Meta::LevelNeverYields => caught(27),
+        // Its map names no level member that lives, and a registration that brings one back raises the set version.
+        Meta::YieldToAnybody => {
+            elsewhere("a primary yields to a lossy member only while no level one lives, as of the same set", ALL_META)
+        }
+        Meta::BelieveAccuser => caught(160),
+        Meta::TrustAnyMark => caught(37),
+        Meta::AnyIncarnationDies => caught(197),
         Meta::RemoveOnlyCopy => caught(7),
         Meta::ForceOverLive => caught(18),
         Meta::ForceWithoutLoss => caught(33),
@@ -238,8 +239,7 @@ fn of_store(mutant: Store) -> Expected {
         Store::SkipFsync | Store::TrimBeforeTrailerSync => caught(2),
         Store::TrustData => caught(3),
         Store::RenameBeforeSync => caught(4),
-        // Seed 9 did, before clients filled blocks.
-        Store::SequenceAlone => not_seen(48, "store tests::attacks"),
+        Store::SequenceAlone => caught(172),
         Store::RetryFsync => caught(74),
         Store::MarkBeforeFsync | Store::IgnoreLap => caught(297),
         Store::ApplyUncommitted => caught(66),
@@ -247,25 +247,25 @@ fn of_store(mutant: Store) -> Expected {
         Store::IgnoreLife => {
             not_seen(250, "store a_bad_record_after_the_last_mark_ends_the_log_and_good_ones_behind_it_never_come_back")
         }
-        Store::SkipNameSync => elsewhere(
-            "with the names of any directory the simulated disk writes all, as ext4 and XFS do",
-            "store tests::real_crash",
-        ),
+        Store::SkipNameSync => caught(316),
         Store::ForgetBallast => caught(495),
         Store::BeginWithoutBallast => caught(8119),
         Store::KeepCutRecords => caught(538),
-        Store::UnverifiedRead => not_seen(50, "store tests::space_and_reads"),
-        Store::DamagedIsAbsent => not_seen(50, "store tests::space_and_reads"),
+        Store::UnverifiedRead => caught(54),
+        Store::DamagedIsAbsent => elsewhere(
+            "no trailer is ever damaged: a chunk whose trailers are lost at a primary cannot be read for good as it is",
+            "store tests::space_and_reads",
+        ),
         Store::IgnoreOverlay => caught(1),
         Store::ApplyBeforeSync => caught(207),
-        Store::ForgetFailure => not_seen(50, "store tests::attacks"),
+        Store::ForgetFailure => caught(76),
         Store::ForgetEnds => caught(34),
-        Store::AnyDisk => elsewhere("no disk is swapped for that of another node here", "store tests::disk_identity"),
+        Store::AnyDisk => caught(43),
         Store::FillTakesNoRoom | Store::FillOwesNothing | Store::FillIsNoChange => {
             elsewhere("no disk fills up here while clients fill", "store tests::fills")
         }
-        // Seed 1518 of a later build did, when the rule was missing.
-        Store::KeepRemovedChunk => not_seen(0, "store tests::space_and_reads"),
+        Store::KeepRemovedChunk => caught(233),
+        Store::CopyKnowsAll => caught(913),
         Store::RemoveBeforeSync | Store::RemoveInAnyOrder | Store::TrustNames | Store::KeepTail => {
             elsewhere(NO_RAFT_LOG, "store tests::raw_log_crash")
         }

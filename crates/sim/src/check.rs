@@ -94,6 +94,9 @@ fn build(world: &mut World, options: &Options) {
         #[cfg(feature = "mutants")]
         node.plant(options.bug);
         node.disk.set_cold(mix.cold_disks);
+        if mix.names_apart {
+            node.keep_names_apart();
+        }
         if options.pretend_to_sync {
             node.disk.pretend_to_sync();
         }

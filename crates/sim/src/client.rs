@@ -538,7 +538,7 @@ impl World {
             names::start(desk, subjects.namers);
         }
         if subjects.writers > 0 {
-            growing::start(desk, subjects.writers, self.mix.groups);
+            growing::start(desk, subjects, self.mix.groups);
         }
         self.run_desk(desk.who);
     }

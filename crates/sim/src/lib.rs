@@ -16,13 +16,13 @@
 //! | `world` | time, chance, the trace |
 //! | `subjects` | what clients of a seed do with files |
 //! | `plan`, `stories`, `nemesis` | which faults a seed draws, and when they strike; carrying them out |
-//! | `aimed` | executions that are aimed at one rule each |
 //! | `operators` | nodes added and removed, replicas forced |
+//! | `aimed`, `oddities` | executions that are aimed at one rule each; faults that only they need |
 //! | `metadata` | Raft as a delayed log; committing |
 //! | `node`, `host`, `tasks`, `links`, `sizes` | a node's process, what it stands on, its control side |
 //! | `client` | sessions, the data core, the workload (`client::workload`) |
 //! | `client::desk`, `client::locks`, `client::growing`, `client::names` | tasks of clients that use files, and their requests |
-//! | `oracle`, `rights`, `promises`, `answers`, `check`, `failure` | what must hold |
+//! | `oracle`, `rights`, `registrations`, `promises`, `answers`, `check`, `failure` | what must hold |
 //! | `ledger`, `held`, `lock_table`, `grown`, `line`, `named`, `leaks` | what must hold of files |
 //! | `bugs` | bugs planted on purpose, which the oracles have to notice |
 //! | `stats` | what was exercised |
@@ -46,10 +46,12 @@ mod metadata;
 mod named;
 mod nemesis;
 mod node;
+mod oddities;
 mod operators;
 pub mod oracle;
 mod plan;
 mod promises;
+mod registrations;
 mod rights;
 mod shrink;
 mod sizes;

@@ -17,6 +17,7 @@ const DEAD_FOR: u64 = 15 * SECOND;
 const DEAD_FOR_AMONG_FAULTS: u64 = 25 * SECOND;
 /// What is begun ends within this after the last fault, when all data operations are answered.
 const ENDS_WITHIN: u64 = 60 * SECOND;
+const FOR_ONE_MORE: u64 = 40 * SECOND;
 
 /// One wait: an owner that got what it waited for and waits for something else waits anew.
 type Wait = (OwnerOf, LockRange, LockKind);
@@ -140,7 +141,9 @@ impl World {
             return;
         }
         let since = *self.lock_table.only_files.get_or_insert(now);
-        if now - since > ENDS_WITHIN {
+        // Sessions that act on nothing are struck after half a minute each, one after the other if each has what all others want.
+        let stuck = self.ledger.open().stuck.len() as u64;
+        if now - since > ENDS_WITHIN + stuck.saturating_sub(1) * FOR_ONE_MORE {
             let waiting: Vec<OwnerOf> = self.ledger.open().held.waiting().collect();
             let what = format!("{} tasks do not end; owners that wait: {waiting:?}", self.busy_tasks());
             self.fail(Oracle::Settles, what);

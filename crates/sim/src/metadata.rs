@@ -230,7 +230,9 @@ impl World {
         let latency = self.latency();
         self.after(latency, "quorum round", move |world| {
             let confirmed = world.leads(node, term);
-            world.after(latency, "quorum round", move |world| world.end_round(node, life, round, confirmed));
+            world.after(latency + world.oddities.slow_answers_ns, "quorum round", move |world| {
+                world.end_round(node, life, round, confirmed)
+            });
         });
     }
 
@@ -324,7 +326,9 @@ impl World {
             match read::cluster_map(&self.metadata.view, None) {
                 Ok(map) => {
                     self.compare_maps(&map);
-                    self.metadata.map = Arc::new(map);
+                    let before = std::mem::replace(&mut self.metadata.map, Arc::new(map));
+                    self.look_at_nodes(&before);
+                    self.look_at_registration(&before, command, &applied.reply);
                     self.look_at_groups(None);
                 }
                 Err(error) => self.fail(Oracle::Integrity, format!("the map cannot be read: {error}")),
@@ -374,6 +378,7 @@ impl World {
             (Command::ReclaimDone { .. }, CommandReply::Done) => self.stats.count("deletions done"),
             (Command::ChangeSet(request), CommandReply::SetChanged { .. }) => {
                 let pg = request.pg;
+                self.look_at_removal(request);
                 match &request.change {
                     SetChange::Levelled { .. } => self.moment(Moment::Levelled, Some(pg), None),
                     SetChange::Caught { disk } => self.moment(Moment::Caught, Some(pg), Some(*disk)),

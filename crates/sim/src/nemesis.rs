@@ -157,6 +157,8 @@ impl World {
             Fault::RemoveTheDead { ms } => self.remove_the_dead(ms),
             Fault::ForceReplica { rash, ms } => self.force_replica(rash, ms),
             Fault::SpeakForAnother { client } => self.speak_for_another(client as usize),
+            Fault::Disk(fault) => self.strike_disk(fault),
+            Fault::Stale(fault) => self.strike_with_what_is_stale(fault),
             Fault::Ambush { moment, blows } => self.ambushes.push(crate::stories::Ambush { moment, blows }),
             fault => self.damage(fault),
         }
@@ -286,7 +288,7 @@ impl World {
 
     /// Every node that was not removed is up and every group has all its members, level, on the disks that are there now, so that a copy may be
     /// lost. A damaged copy counts as lost until the end of the run, a disk whose next sync fails until it is replaced.
-    fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         let map = &self.metadata.map;
         let present = |node: &crate::node::SimNode| {
             let known = map.nodes.iter().find(|known| known.id == node.id).map(|known| known.incarnation);

@@ -31,6 +31,8 @@ use weft_store::{Identity, Store, StoreConfig};
 use weft_types::map::ClusterMap;
 use weft_types::{BootTime, ClusterId, DataError, DiskId, Incarnation, MapVersion, NodeId, PgId, SessionOwner};
 
+/// Where a store writes down that a sync has failed.
+const FAILURE_MARK: &str = "failed";
 pub const CLUSTER: ClusterId = ClusterId(0xc1);
 /// Every simulated client is of one member.
 pub const SIMULATED_OWNER: SessionOwner = SessionOwner(0x51);
@@ -50,7 +52,13 @@ pub struct SimNode {
     pub process: Option<Process>,
     clock: NodeClock,
     /// As written down by the last process.
-    incarnation: Incarnation,
+    pub incarnation: Incarnation,
+    /// The last run, unless it began to stop cleanly, and the last one of which the machine may have lost something with its power.
+    pub ran: Option<Incarnation>,
+    pub lost_of: Option<Incarnation>,
+    /// The disk of another cluster is in it, and its own lies beside.
+    pub own_disk: Option<SimDisk>,
+    names_apart: bool,
     pub paused_until: u64,
     /// How many times slower than usual the disk is.
     pub slowness: u64,
@@ -136,6 +144,10 @@ impl SimNode {
             process: None,
             clock,
             incarnation: Incarnation(0),
+            ran: None,
+            lost_of: None,
+            own_disk: None,
+            names_apart: false,
             paused_until: 0,
             slowness: 1,
             disk_lost: false,
@@ -178,6 +190,22 @@ impl SimNode {
         }
     }
 
+    /// Of this disk and of those that take its place.
+    pub fn keep_names_apart(&mut self) {
+        self.names_apart = true;
+        self.disk.keep_names_apart();
+    }
+
+    /// Why the disk that is in it must be refused.
+    fn must_not_open(&self) -> Option<&'static str> {
+        let marked = || self.disk.files().iter().any(|file| file == FAILURE_MARK);
+        if self.own_disk.is_some() {
+            Some("of another cluster")
+        } else {
+            marked().then_some("that is marked as failed")
+        }
+    }
+
     /// Puts in an empty disk under a new id.
     pub fn replace_disk(&mut self, capacity: u64) {
         self.disks_made += 1;
@@ -188,6 +216,9 @@ impl SimNode {
         let identity = Identity { cluster: CLUSTER, disk: self.disk_id, node: self.id };
         // A simulated disk without faults does not fail.
         let _ = Store::format(&self.disk, identity, &self.store_config);
+        if self.names_apart {
+            self.disk.keep_names_apart();
+        }
     }
 }
 
@@ -225,6 +256,10 @@ impl World {
         let disks = match OpenedDisks::gather([opened]) {
             Ok(disks) => disks,
             Err(error) => {
+                if node.own_disk.is_some() {
+                    self.stats.count("disks of another cluster refused");
+                    return false;
+                }
                 let off = node.disk.is_off();
                 node.disk_lost = !off;
                 if !off && !node.disk_doomed {
@@ -242,6 +277,10 @@ impl World {
                 return false;
             }
         };
+        if let Some(what) = node.must_not_open() {
+            self.fail(Oracle::Disks, format!("node {id} opens a disk {what}"));
+            return false;
+        }
         let facts = disks.registrations();
         let settings = NodeSettings {
             cluster: CLUSTER,
@@ -526,6 +565,7 @@ impl World {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.disk.power_cycle(how);
         node.boot += 1;
+        node.lost_of = node.ran.or(node.lost_of);
         self.stats.count("power cuts");
         self.say(|| format!("node {id} loses its power"));
     }
@@ -556,6 +596,10 @@ impl World {
                 return;
             }
             turn.stop_appending();
+            // If the power goes from here on, the mark may be on the disk, and everything before it.
+            if let Some(node) = world.nodes.get_mut(&id) {
+                node.ran = None;
+            }
             turn.sync_and_mark();
             world.carry_out(id, life);
             world.stats.count("clean stops");

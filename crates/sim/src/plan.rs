@@ -5,6 +5,7 @@
 //! gives the same plan. Must not know: how faults are carried out.
 
 use crate::Options;
+use crate::oddities::{DiskFault, Stale};
 use crate::operators::Away;
 use crate::stories::{self, Blows, Moment, Role};
 use crate::subjects::{self, Subjects};
@@ -57,11 +58,13 @@ pub struct Mix {
     pub late_change_percent: u64,
     /// How many times the end of an object is asked for about when a cut of it is asked for, by somebody who knows of the cut.
     pub ends_asked: u64,
-    /// A story that is told with no other faults beside it.
-    pub alone: bool,
     /// Clients use no files and cut nothing: an operator may give up even what was flushed, and nobody then knows of a cut
     /// that the metadata group has committed.
     pub registers_only: bool,
+    /// Nothing goes wrong beside the story that is told, except what goes with files.
+    pub alone: bool,
+    /// A sync of a directory makes no names of others durable.
+    pub names_apart: bool,
     pub subjects: Subjects,
 }
 
@@ -207,6 +210,10 @@ pub enum Fault {
         moment: Moment,
         blows: Blows,
     },
+    /// Something rare happens to a disk.
+    Disk(DiskFault),
+    /// What a node said or was long ago comes back.
+    Stale(Stale),
 }
 
 #[derive(Clone, Debug)]
@@ -331,8 +338,9 @@ fn draw_mix(random: &mut Random) -> Mix {
         segment_bytes: 256 << 10,
         late_change_percent: 0,
         ends_asked: 0,
-        alone: false,
         registers_only: false,
+        alone: false,
+        names_apart: false,
         subjects: Subjects::default(),
     }
 }

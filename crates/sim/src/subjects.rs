@@ -16,6 +16,10 @@ pub struct Subjects {
     pub writers: usize,
     /// Tasks in each client that make, find, move and remove names.
     pub namers: usize,
+    /// The session of the first client comes to act on nothing that others want.
+    pub stuck: bool,
+    /// The file is often emptied.
+    pub empties: bool,
 }
 
 fn random_of(seed: u64) -> Random {

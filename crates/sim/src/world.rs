@@ -119,6 +119,9 @@ pub struct World {
     pub hurt: BTreeSet<NodeId>,
     /// What operators did.
     pub operators: Operators,
+    /// What nodes said that comes again later, and what the metadata group heard of their starts.
+    pub oddities: crate::oddities::Oddities,
+    pub registrations: crate::registrations::Registrations,
     /// What clients do with files.
     pub ledger: Ledger,
     pub lock_table: LockTable,
@@ -170,6 +173,8 @@ impl World {
             deaf: BTreeSet::new(),
             hurt: BTreeSet::new(),
             operators: Operators::default(),
+            oddities: crate::oddities::Oddities::default(),
+            registrations: crate::registrations::Registrations::default(),
             ledger: Ledger::new(seed),
             lock_table: LockTable::default(),
             size_line: SizeLine::default(),

@@ -129,11 +129,13 @@ pub enum Mutant {
     FillIsNoChange,
     /// A chunk whose file a checkpoint removed before it found no room stays known as if the file were there.
     KeepRemovedChunk,
+    /// A copy that is complete believes to know what went before its log began.
+    CopyKnowsAll,
 }
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::SkipFsync,
         Self::MarkBeforeFsync,
         Self::IgnoreLap,
@@ -164,5 +166,6 @@ impl Mutant {
         Self::FillOwesNothing,
         Self::FillIsNoChange,
         Self::KeepRemovedChunk,
+        Self::CopyKnowsAll,
     ];
 }

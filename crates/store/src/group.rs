@@ -198,7 +198,7 @@ impl Group {
         if self.removed.len() > MAX_REMOVED_PER_GROUP {
             let drop = self.removed.len() - MAX_REMOVED_PER_GROUP;
             if let Some(last) = self.removed.drain(..drop).next_back() {
-                self.removed_floor = last.position;
+                self.removed_floor = self.removed_floor.max(last.position);
             }
         }
     }
@@ -361,6 +361,13 @@ impl Group {
         if at != LogPosition::ZERO && self.history.last().is_none_or(|last| *last < at) {
             self.note_history(at);
         }
+    }
+
+    /// A copy that is complete now has taken over what others had, and knows of what came before its log begins only what that
+    /// changed here: a chunk that went meanwhile and never was here left no trace, nor did one that was written back to what it
+    /// was. So it has nothing to tell to whoever parted from the log before.
+    pub(crate) fn forget_before_start(&mut self) {
+        self.removed_floor = self.removed_floor.max(self.start);
     }
 
     /// Drops entries whose segment may be overwritten.

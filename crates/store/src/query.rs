@@ -56,7 +56,7 @@ pub struct Changes {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Coverage {
     Complete,
-    /// Removals that long ago are forgotten: compare all chunks of both sides.
+    /// Removals that long ago are forgotten or were never known: compare all chunks of both sides.
     RemovalsForgotten,
 }
 

@@ -271,7 +271,8 @@ impl<D: Disk> Replay<'_, D> {
             }
             Kind::ReplicaState if new => {
                 let state: ReplicaState = body(found)?;
-                self.group(pg, found)?.state = state;
+                self.group(pg, found)?;
+                self.store.take_state(pg, state)?;
             }
             Kind::Committed if new => {
                 let committed: LogPosition = body(found)?;

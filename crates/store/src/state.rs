@@ -119,7 +119,7 @@ pub struct GroupSnapshot {
     pub history: Vec<LogPosition>,
     pub dedupe: DedupeTable,
     pub removed: Vec<RemovedChunks>,
-    /// Removals at or before this position may be forgotten.
+    /// Removals at or before this position may be forgotten, or were never known.
     pub removed_floor: LogPosition,
 }
 

@@ -13,7 +13,7 @@ use crate::journal::{Journal, NewRecord};
 use crate::read::read_segment;
 use crate::record::Kind;
 use crate::room::APPEND_LEAVES_SEGMENTS;
-use crate::state::{DedupeTable, GroupSnapshot, JournalPosition, ReplicaState};
+use crate::state::{Completeness, DedupeTable, GroupSnapshot, JournalPosition, ReplicaState};
 use crate::superblock::{self, Identity, Superblock};
 use serde::Serialize;
 use std::borrow::Borrow;
@@ -449,8 +449,20 @@ impl<D: Disk> Store<D> {
     pub fn save_replica_state(&mut self, pg: PgId, state: &ReplicaState) -> Result<JournalMark> {
         self.group(pg)?;
         let mark = self.journal_value(Kind::ReplicaState, pg, state)?;
-        self.group_mut(pg)?.state = state.clone();
+        self.take_state(pg, state.clone())?;
         Ok(mark)
+    }
+
+    pub(crate) fn take_state(&mut self, pg: PgId, state: ReplicaState) -> Result<()> {
+        let knows_all = self.config.has(Mutant::CopyKnowsAll);
+        let group = self.group_mut(pg)?;
+        let completed =
+            group.state.completeness == Completeness::Partial && state.completeness == Completeness::Complete;
+        if completed && !knows_all {
+            group.forget_before_start();
+        }
+        group.state = state;
+        Ok(())
     }
 
     pub fn dedupe(&self, pg: PgId) -> Result<&DedupeTable> {

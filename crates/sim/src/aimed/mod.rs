@@ -4,12 +4,15 @@
 //! a seed that tells none, and every seed without them ([`Options::without_aimed`](crate::Options)), is what it was before there
 //! were any. Must not know: what ought to come of it.
 
+mod disks;
 mod full;
+mod group;
 pub mod operators;
 mod rules;
 mod strays;
 
 use crate::plan::{Fault, Mix};
+use crate::world::MS;
 use weft_store::fault::Random;
 
 /// An execution. It may change the mix, and says what strikes, and when.
@@ -20,7 +23,15 @@ pub struct Aimed {
 }
 
 /// By subject, each in a file of its own.
-const SUBJECTS: [&[Aimed]; 4] = [full::ALL, operators::ALL, rules::ALL, strays::ALL];
+const SUBJECTS: [&[Aimed]; 6] = [disks::ALL, full::ALL, group::ALL, operators::ALL, rules::ALL, strays::ALL];
+
+/// The same fault so many times, so long after each other, in a run that is long enough and has no others.
+fn again_and_again(mix: &mut Mix, times: u64, pause_ns: u64, mut fault: impl FnMut(u64) -> Fault) -> Vec<(u64, Fault)> {
+    mix.alone = true;
+    let at = |time| 500 * MS + time * pause_ns;
+    mix.faulty_ns = mix.faulty_ns.max(at(times));
+    (0..times).map(|time| (at(time), fault(time))).collect()
+}
 
 /// Of the seeds that tell a story, so many in a hundred tell one of these instead.
 const CHANCE: u64 = 30;

@@ -12,6 +12,7 @@ use super::locks::{find, unexpected};
 use super::{CHUNK_BYTES, HALF, Op, value_of};
 use crate::failure::Oracle;
 use crate::grown::{Change, What};
+use crate::subjects::Subjects;
 use crate::world::MS;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -60,6 +61,8 @@ struct Growing {
     grew: Cell<bool>,
     /// Acts on nothing that others want, and goes on.
     stuck: Cell<bool>,
+    /// It is often emptied.
+    empties: bool,
 }
 
 /// Permission to write past the end. While it lives the cap is not given up.
@@ -82,7 +85,7 @@ impl Drop for Waiter<'_> {
 }
 
 /// Starts the writers of a client and what its session does by itself.
-pub fn start(desk: &Desk, writers: usize, groups: u16) {
+pub fn start(desk: &Desk, subjects: Subjects, groups: u16) {
     let starting = desk.clone();
     desk.spawn(async move {
         let Ok(inode) = find(&starting, NAME).await else { return };
@@ -101,6 +104,7 @@ pub fn start(desk: &Desk, writers: usize, groups: u16) {
             commits: Mutex::default(),
             grew: Cell::new(false),
             stuck: Cell::new(false),
+            empties: subjects.empties,
         });
         file.desk.ledger.open().growing = Some(inode);
         if size_cap {
@@ -108,10 +112,11 @@ pub fn start(desk: &Desk, writers: usize, groups: u16) {
         }
         starting.spawn(Rc::clone(&file).watch());
         starting.spawn(Rc::clone(&file).upkeep());
-        if starting.ledger.below(STUCK_ONE_IN) == 0 {
+        let unlucky = starting.ledger.below(STUCK_ONE_IN) == 0;
+        if unlucky || (subjects.stuck && starting.who.index == 0) {
             starting.spawn(Rc::clone(&file).gets_stuck());
         }
-        for _ in 0..writers {
+        for _ in 0..subjects.writers {
             let file = Rc::clone(&file);
             starting.spawn(async move {
                 loop {
@@ -144,6 +149,10 @@ impl Growing {
             40..50 if !long => {
                 let at = self.live() + UNIT * ledger.below(3);
                 self.write(at).await
+            }
+            50.. if self.empties => {
+                let units = ledger.below(2) * (1 + self.live() / UNIT / 2);
+                self.truncate(units * UNIT).await
             }
             50..70 => self.stat().await,
             70..84 => {

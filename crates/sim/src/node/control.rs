@@ -32,6 +32,7 @@ impl World {
             data_address: data_address(id),
             disks: process.disks.clone(),
         });
+        self.keep_registration(id, &request);
         let deadline = self.now() + 10_000 * MS;
         self.node_asks(
             id,
@@ -64,6 +65,7 @@ impl World {
     fn registered(&mut self, id: NodeId, life: u64, incarnation: Incarnation, map_version: MapVersion) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.incarnation = incarnation;
+        node.ran = Some(incarnation);
         let Some(process) = node.process.as_mut() else { return };
         process.incarnation = Some(incarnation);
         let map = Arc::clone(&process.map);
@@ -239,6 +241,7 @@ impl World {
         let command = match request {
             ControlRequest::Heartbeat(heartbeat) => {
                 let ticket = ask(process, answer);
+                self.hear_who_is_reached(at, term, &heartbeat);
                 return self.step_leader(at, LeaderEvent::HeartbeatReceived { ticket, heartbeat });
             }
             ControlRequest::SessionHeartbeat { session, .. } => {
@@ -247,6 +250,7 @@ impl World {
             }
             ControlRequest::ChangeSet(request) => {
                 let ticket = ask(process, answer);
+                self.hear_accusation(at, term, &request);
                 return self.step_leader(at, LeaderEvent::SetChangeRequested { ticket, request });
             }
             ControlRequest::Query { volume, query } => return self.query(at, term, volume, query, answer),
@@ -433,8 +437,14 @@ impl World {
                 ToControl::DiskFailed { disk, why } => {
                     self.say(|| format!("node {id}: disk {disk} failed: {why}"));
                     self.stats.count("disks given up");
+                    let hurt = self.hurt.contains(&id);
                     if let Some(node) = self.nodes.get_mut(&id) {
                         node.disk_lost = true;
+                        // No sync of it has failed, and it can be read.
+                        if !hurt && !node.disk_doomed && !node.disk.is_off() {
+                            let what = format!("node {id} gives up a disk that has nothing wrong: {why}");
+                            self.fail(Oracle::Disks, what);
+                        }
                     }
                     if let Some(incarnation) = incarnation {
                         let until = self.now() + 500_000 * MS;

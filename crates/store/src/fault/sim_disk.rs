@@ -66,6 +66,7 @@ struct Sim {
     capacity_bytes: u64,
     fail_syncs: u64,
     pretends_to_sync: bool,
+    names_apart: bool,
     ops: u64,
     power_off_at: Option<u64>,
     off: bool,
@@ -167,6 +168,12 @@ impl SimDisk {
     /// From now on syncs of files succeed and make nothing durable: a bug planted on purpose.
     pub fn pretend_to_sync(&self) {
         lock(&self.sim).pretends_to_sync = true;
+    }
+
+    /// From now on a sync of a directory writes its own names and no others, and a power loss takes the newest changes of each
+    /// directory apart from those of the others: what POSIX promises, and no more.
+    pub fn keep_names_apart(&self) {
+        lock(&self.sim).names_apart = true;
     }
 
     /// Makes non-blocking reads refuse, as if nothing were cached.
@@ -294,12 +301,32 @@ impl Sim {
         self.inodes.retain(|id, _| live.contains(id));
     }
 
+    /// Writes the changes of one directory only.
+    fn sync_names_of(&mut self, dir: &str) {
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.changes).into_iter().partition(|change| change.dir() == dir);
+        self.changes = elsewhere;
+        for change in here {
+            apply(&mut self.durable_names, change);
+        }
+        let live: BTreeSet<u64> = self.names.values().chain(self.durable_names.values()).copied().collect();
+        self.inodes.retain(|id, _| live.contains(id));
+    }
+
     fn lose(&mut self, choose: &mut dyn FnMut(u64) -> u64) {
         let changes = std::mem::take(&mut self.changes);
-        let lost = choose(changes.len() as u64 + 1) as usize;
         let mut names = std::mem::take(&mut self.durable_names);
-        for change in changes.into_iter().rev().skip(lost).collect::<Vec<_>>().into_iter().rev() {
-            apply(&mut names, change);
+        let mut one_order: BTreeMap<String, Vec<NameChange>> = BTreeMap::new();
+        for change in changes {
+            let dir = if self.names_apart { change.dir().to_owned() } else { String::new() };
+            one_order.entry(dir).or_default().push(change);
+        }
+        if one_order.is_empty() {
+            choose(1);
+        }
+        for changes in one_order.into_values() {
+            let kept = changes.len() - choose(changes.len() as u64 + 1) as usize;
+            changes.into_iter().take(kept).for_each(|change| apply(&mut names, change));
         }
         self.names.clone_from(&names);
         self.durable_names = names;
@@ -307,6 +334,16 @@ impl Sim {
         self.inodes.retain(|id, _| live.contains(id));
         for inode in self.inodes.values_mut() {
             inode.lose(choose);
+        }
+    }
+}
+
+impl NameChange {
+    /// Names never move from one directory to another.
+    fn dir(&self) -> &str {
+        match self {
+            Self::Link { path, .. } | Self::Unlink { path } => crate::disk::parent(path),
+            Self::Rename { to, .. } => crate::disk::parent(to),
         }
     }
 }
@@ -555,12 +592,16 @@ impl Disk for SimDisk {
         })
     }
 
-    fn sync_dir(&self, _path: &str) -> io::Result<()> {
+    fn sync_dir(&self, path: &str) -> io::Result<()> {
         self.with(|sim| {
             sim.change()?;
             sim.sync_outcome()?;
-            // The file systems Weft supports journal names: syncing one directory writes all earlier name changes.
-            sim.sync_names();
+            if sim.names_apart {
+                sim.sync_names_of(path);
+            } else {
+                // The file systems Weft supports journal names: syncing one directory writes all earlier name changes.
+                sim.sync_names();
+            }
             Ok(())
         })
     }

@@ -315,6 +315,47 @@ fn a_log_that_was_reset_goes_on_at_its_new_position_after_a_crash() {
     assert!(matches!(error, StoreError::Trimmed { .. }));
 }
 
+/// Simulator, story `log-not-reached`: a member that a resync had brought in led, and kept from the next one that a chunk was cut
+/// which the one still had and the other never.
+#[test]
+fn a_complete_copy_does_not_know_what_went_before_its_log_began() {
+    let forgotten = crate::Coverage::RemovalsForgotten;
+    assert_eq!(coverage_of_a_copy(None), [[forgotten; 2]; 3]);
+    assert_eq!(coverage_of_a_copy(Some(Mutant::CopyKnowsAll)), [[crate::Coverage::Complete; 2]; 3]);
+}
+
+/// What it knows of two positions before: at once, after a crash, after a checkpoint.
+fn coverage_of_a_copy(mutant: Option<Mutant>) -> [[crate::Coverage; 2]; 3] {
+    let disk = disk();
+    let config = StoreConfig { mutant, ..StoreConfig::small() };
+    let mut store = fresh(&disk, &config);
+    let p = pg(0);
+    store.append(p, &[write(LogPosition::ZERO, 1, chunk(1, K), 0, 1, 10)]).unwrap();
+    let state = |completeness| ReplicaState { complete_to: at(1, 1), completeness, ..ReplicaState::default() };
+    store.save_replica_state(p, &state(Completeness::Partial)).unwrap();
+    store.reset_log(p, at(1, 100), vec![at(1, 100)]).unwrap();
+    store.append(p, &[write(at(1, 100), 1, chunk(1, K), 1, 1, 20)]).unwrap();
+    let coverage = |store: &Store<SimDisk>, sequence| store.chunks_changed_since(p, at(1, sequence)).unwrap().coverage;
+    // While it is copied to, it says what it has changed itself.
+    assert_eq!(coverage(&store, 1), crate::Coverage::Complete);
+    store.save_replica_state(p, &state(Completeness::Complete)).unwrap();
+    let before = |store: &Store<SimDisk>| {
+        assert_eq!(coverage(store, 100), crate::Coverage::Complete);
+        [coverage(store, 1), coverage(store, 99)]
+    };
+    let at_once = before(&store);
+    store.sync_now().unwrap();
+    drop(store);
+    disk.power_cycle(PowerLoss::LoseAll);
+    let mut store = reopen(&disk, &config);
+    let after_a_crash = before(&store);
+    store.set_committed(p, at(1, 101)).unwrap();
+    store.checkpoint_now().unwrap();
+    drop(store);
+    disk.power_cycle(PowerLoss::LoseAll);
+    [at_once, after_a_crash, before(&reopen(&disk, &config))]
+}
+
 /// What a log held before it was reset is not applied yet, and its sequence numbers come again.
 #[test]
 fn what_a_log_held_before_it_was_reset_survives_a_crash() {

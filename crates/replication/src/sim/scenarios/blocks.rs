@@ -74,6 +74,26 @@ fn a_bad_block_that_is_written_before_its_repair_begins_is_no_loss() {
     );
 }
 
+/// Simulator, story `rot`: others had the new block, which is not what the read was to find, and so nobody had a good one.
+#[test]
+fn a_bad_block_that_is_written_while_it_is_read_is_read_again() {
+    let mut world = serving(3, 3, None);
+    put(&mut world, 1, (0, 0), 5).unwrap();
+    world.nodes.get_mut(&A).unwrap().store.bad.insert((chunk(0), 0));
+    world.read_us = 400_000;
+    let reads: Vec<_> = (0..8).map(|_| world.request(read_of(T, (0, 0)))).collect();
+    // What is written is good.
+    world.nodes.get_mut(&A).unwrap().store.bad.clear();
+    put(&mut world, 2, (0, 0), 6).unwrap();
+    let waited = reads.iter().filter(|read| !world.replies.contains_key(read)).count();
+    assert!(waited > 4, "only {waited} reads were under way when the block was written");
+    for read in reads {
+        let Some(Ok(Reply::Read(bytes))) = answer(&mut world, read, 5000) else { panic!("no good copy was found") };
+        assert!(bytes[..8] == 5u64.to_le_bytes() || bytes[..8] == 6u64.to_le_bytes());
+    }
+    assert!(!world.reports.iter().any(|(_, report)| matches!(report, Report::Unrepairable { .. })));
+}
+
 #[test]
 fn two_writes_into_one_block_both_stay() {
     certify(
