@@ -154,6 +154,7 @@ impl World {
         if let Message::Append(append) = &envelope.message {
             self.look_at_entries(envelope.pg, &append.entries);
         }
+        self.look_at_sent(&envelope);
         let Some(end) = self.links.ends.get(&id) else { return };
         let (from, to, other) = (end.node, end.peer, end.other);
         let blocked = self.is_blocked(End::Node(from), End::Node(to));
@@ -191,6 +192,7 @@ impl World {
                 world.moment(crate::stories::Moment::Promising, Some(envelope.pg), Some(envelope.from));
             }
             let promised = world.promised_past(turn, &envelope);
+            world.look_at_heard(&envelope);
             let (pg, disk) = (envelope.pg, envelope.to);
             turn.peer_message(from, envelope);
             if let Some(before) = promised {

@@ -54,6 +54,10 @@ pub struct Mix {
     pub segment_bytes: u32,
     /// Of requests for a change of a set, how many arrive a second time, long after.
     pub late_change_percent: u64,
+    /// A member that can be copied to has to be copied to, and reads to go on meanwhile, in bounded time.
+    pub watch_copies: bool,
+    /// A story that is told alone: the faults that the clock draws for every seed are left out.
+    pub alone: bool,
     pub subjects: Subjects,
 }
 
@@ -142,6 +146,11 @@ pub enum Fault {
         node: u64,
         ms: u64,
     },
+    /// Bits of several files flip on one copy, beside a level one that is whole.
+    Rot {
+        node: u64,
+        choice: u64,
+    },
     /// The disk is replaced by an empty one.
     ReplaceDisk {
         node: u64,
@@ -226,6 +235,9 @@ impl Plan {
         }
         if let Some((mix, told)) = stories::draw(seed, &plan.mix, options.without_aimed) {
             plan.mix = mix;
+            if mix.alone {
+                plan.faults.clear();
+            }
             plan.faults.extend(told);
         }
         if !options.without_files
@@ -285,6 +297,8 @@ fn draw_mix(random: &mut Random) -> Mix {
         churn_objects: CHURN_OBJECTS,
         segment_bytes: 256 << 10,
         late_change_percent: 0,
+        watch_copies: false,
+        alone: false,
         subjects: Subjects::default(),
     }
 }

@@ -67,6 +67,8 @@ pub enum How {
     Alone,
     /// The power goes within one of the next changes of the disk.
     PowerCutWithin,
+    /// Bits of several files flip there.
+    Rot,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -489,6 +491,7 @@ impl World {
                 Fault::Split { group: u64::from(record.pg.index), role: Role::Primary, clients: u64::MAX, heal_ms: ms }
             }
             How::PowerCutWithin => Fault::PowerCutWithin { node, operations: ms, back_ms: 20 * ms },
+            How::Rot => Fault::Rot { node, choice: self.now() },
             How::Move => Fault::MovePrimary { choice: u64::from(record.pg.index) | ms << 8 },
         })
     }
