@@ -21,7 +21,6 @@ pub const ALL: &[Aimed] = &[
     Aimed { name: "too-few-level", tell: too_few_level },
     Aimed { name: "rotten-source", tell: rotten_source },
     Aimed { name: "journal-without-room", tell: journal_without_room },
-    Aimed { name: "many-writers", tell: many_writers },
 ];
 
 /// The others go on without a member for so long that no journal goes back to where it stopped.
@@ -95,19 +94,21 @@ fn copy_without_room(random: &mut Random, mix: &mut Mix) -> Told {
     })
 }
 
-/// Blocks are read slowly for a member that has no room for the first of them, and has room again before the last is read.
+/// Blocks are read slowly for a member that has no room for the first of them, and has room again before the last is read. Of a
+/// chunk some blocks differ, and not those between them.
 fn late_reads_of_copies(random: &mut Random, mix: &mut Mix) -> Told {
-    (mix.cold_disks, mix.disk_us) = (true, 5000);
     let told = slow_copies(random, mix, 3, |random| {
         let slow = blow(0, How::SlowDisk, Role::Primary, Role::Other, 3000);
-        let full = |random: &mut Random| {
-            let after_us = 100_000 + random.below(1_500_000);
-            blow(after_us, How::Fill, Role::Subject, Role::Primary, 50 + random.below(300))
+        let full = |random: &mut Random, from_us: u64| {
+            let after_us = from_us + random.below(300_000);
+            blow(after_us, How::Fill, Role::Subject, Role::Primary, 20 + random.below(150))
         };
-        let blows = [full(random), full(random), full(random)];
+        let blows = [full(random, 50_000), full(random, 400_000), full(random, 800_000)];
         vec![ambush(Moment::Resyncing, slow), Fault::Ambush { moment: Moment::Copying, blows }]
     });
-    mix.resync_bytes_per_second = 64 << 20;
+    (mix.cold_disks, mix.disk_us, mix.churn_objects) = (true, 1000, 60);
+    (mix.segment_bytes, mix.resync_bytes_per_second) = (256 << 10, 64 << 20);
+    (mix.threads, mix.clients) = (mix.threads.max(5), mix.clients.max(3));
     told
 }
 
@@ -167,19 +168,19 @@ fn longest_is_copied_to(random: &mut Random, mix: &mut Mix) -> Told {
     ]
 }
 
-/// A primary goes on alone with one client. When it is back, the log has gone on from where they parted, for longer than
-/// journals go back, and elsewhere than it wrote.
+/// A primary goes on alone with one client, which dies. When it is back, the log has gone on from where they parted, for longer
+/// than journals go back, and elsewhere than it wrote.
 fn parted_log(random: &mut Random, mix: &mut Mix) -> Told {
-    one_group(mix, 90, 250);
+    one_group(mix, 95, 250);
     by_itself(mix);
-    (mix.clients, mix.think_ms, mix.segment_bytes) = (mix.clients.max(2), 20, 64 << 10);
-    mix.faulty_ns = mix.faulty_ns.max(16 * SECOND);
-    let mut told = Vec::new();
-    for round in 0..2 {
-        let at = SECOND + round * 8 * SECOND;
-        told.push((at, Fault::Split { group: 0, role: Role::Primary, clients: 1, heal_ms: 4500 + random.below(500) }));
-    }
-    told
+    (mix.clients, mix.threads) = (mix.clients.max(3), mix.threads.max(4));
+    (mix.think_ms, mix.segment_bytes, mix.resync_bytes_per_second) = (10, 64 << 10, 64 << 20);
+    mix.faulty_ns = 10 * SECOND;
+    let heal_ms = 5500 + random.below(500);
+    vec![
+        (SECOND, Fault::Split { group: 0, role: Role::Primary, clients: 1, heal_ms }),
+        (SECOND + 1500 * MS, Fault::CrashClient { client: 0 }),
+    ]
 }
 
 /// One member is copied to while another is away, and the set cannot do without that one.
@@ -195,23 +196,22 @@ fn copy_beside_one_away(random: &mut Random, mix: &mut Mix) -> Told {
     vec![(begins, ambush(Moment::Resyncing, gone)), (begins, away(node, 3500 + random.below(1000)))]
 }
 
-/// One member is away, and the other comes back lossy and caught up, which its primary cannot tell anybody.
+/// One member is away, and the other comes back lossy and is caught up, which its primary cannot tell anybody for a while.
 fn too_few_level(random: &mut Random, mix: &mut Mix) -> Told {
     one_group(mix, 0, 3);
     by_itself(mix);
-    (mix.think_ms, mix.commit_us) = (4, 10_000);
+    // Mostly another node than the primary's leads the metadata group.
+    (mix.nodes, mix.think_ms) = (5, 4);
     mix.faulty_ns = mix.faulty_ns.max(14 * SECOND);
-    let mut told = Vec::new();
-    for round in 0..3 {
+    let away = blow(0, How::Isolate, Role::Other, Role::Primary, 3500);
+    let lossy = blow(2_500_000 + random.below(200_000), How::PowerCut, Role::Subject, Role::Primary, 20);
+    let unheard = blow(0, How::Silence, Role::Primary, Role::Leader, 1201);
+    let told = |round: u64| {
         let at = SECOND + round * 4500 * MS;
-        let away = 1 + random.below(mix.nodes);
-        let lossy = 1 + (away + random.below(2)) % 3;
-        let unheard = blow(0, How::Silence, Role::Primary, Role::Leader, 801);
-        told.push((at, Fault::Isolate { node: away, heal_ms: 3500 }));
-        told.push((at + 2400 * MS, ambush(Moment::Levelled, unheard)));
-        told.push((at + 2400 * MS, Fault::PowerCut { node: lossy, back_ms: 20 }));
-    }
-    told
+        let flawed = (at + 2300 * MS, ambush(Moment::Flawed, unheard));
+        [(at, Fault::Ambush { moment: Moment::Written, blows: [away, lossy, None] }), flawed]
+    };
+    (0..3).flat_map(told).collect()
 }
 
 /// What is read for a copy is rotten, and whom it is copied to is asked first.
@@ -229,32 +229,15 @@ fn rotten_source(random: &mut Random, mix: &mut Mix) -> Told {
 
 /// A disk is filled while much waits to be written to files that are not there yet, and what is there is written over.
 fn journal_without_room(random: &mut Random, mix: &mut Mix) -> Told {
-    one_group(mix, 50, 40);
+    one_group(mix, 60, 60);
     by_itself(mix);
-    (mix.think_ms, mix.segment_bytes) = (4, 64 << 10);
-    mix.threads = mix.threads.max(4);
+    (mix.think_ms, mix.segment_bytes) = (4, 128 << 10);
+    (mix.clients, mix.threads, mix.writers) = (mix.clients.max(3), mix.threads.max(5), 2);
     mix.faulty_ns = mix.faulty_ns.max(14 * SECOND);
-    let mut told = Vec::new();
-    for round in 0..2 {
-        let at = SECOND + round * 6 * SECOND + random.below(SECOND);
-        let node = 1 + random.below(mix.nodes);
-        told.push((at, Fault::Full { node, ms: 3000 + random.below(1500) }));
-    }
-    told
-}
-
-/// More is asked for at a time than fits a journal, while one member is silent.
-fn many_writers(random: &mut Random, mix: &mut Mix) -> Told {
-    one_group(mix, 95, 60);
-    by_itself(mix);
-    (mix.clients, mix.threads, mix.think_ms, mix.segment_bytes) = (4, 32, 4, 64 << 10);
-    let mut told = Vec::new();
-    for round in 0..4 {
-        let at = SECOND + round * 2 * SECOND;
-        let silence = blow(0, How::Silence, Role::Primary, Role::Other, 801);
-        told.push((at, ambush(Moment::Written, silence)));
-        let node = 1 + random.below(mix.nodes);
-        told.push((at + SECOND, Fault::SlowDisk { node, times: 300, ms: 900 }));
-    }
-    told
+    let slow = blow(0, How::SlowDisk, Role::Subject, Role::Primary, 900);
+    let full = blow(600_000 + random.below(250_000), How::Fill, Role::Subject, Role::Primary, 4000);
+    let told = |round: u64| {
+        (SECOND + round * 6 * SECOND, Fault::Ambush { moment: Moment::Written, blows: [slow, full, None] })
+    };
+    (0..2).map(told).collect()
 }
