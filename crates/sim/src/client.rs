@@ -39,6 +39,8 @@ use weft_types::{
 };
 
 pub const HALF: usize = BLOCK_SIZE / 2;
+/// Of a block; each is a register.
+pub const HALF_BLOCKS: u16 = 2;
 pub const CHUNK_BYTES: u32 = 64 << 10;
 /// Objects whose blocks are registers; others only have to be equal everywhere in the end.
 pub const REGISTER_OBJECTS: u64 = 2;
@@ -528,6 +530,21 @@ impl World {
         lines
     }
 
+    /// Reads that are not answered, of clients that are awake, and when they began.
+    pub fn reads_under_way(&self) -> Vec<((u64, u32, u16), u64)> {
+        let now = self.now();
+        let mut reads = Vec::new();
+        for client in self.clients.iter().filter(|client| client.paused_until <= now) {
+            let Some(session) = client.session.as_ref().filter(|session| !session.core.is_fenced()) else { continue };
+            for running in session.running.values() {
+                if let Op::Read { object, chunk, block } = running.op {
+                    reads.push(((object, chunk, block), running.start.max(client.paused_until)));
+                }
+            }
+        }
+        reads
+    }
+
     /// Starts what this seed's clients do with files.
     fn begin_with_files(&mut self, desk: &Desk) {
         let subjects = self.mix.subjects;
@@ -646,6 +663,10 @@ impl World {
             Ok(()) => {
                 self.stats.count("writes answered");
                 let pg = places.first().and_then(|place| self.pg_of_place(place));
+                let began = places.first().and_then(|place| Some(self.registers.get(place)?.writes.get(&value)?.start));
+                if let (Some(pg), Some(began)) = (pg, began) {
+                    self.look_at_answered_write(pg, began);
+                }
                 self.moment(Moment::Written, pg, None);
                 oracle::End::Answered(self.now())
             }

@@ -22,7 +22,7 @@
 //! | `node`, `host`, `tasks`, `links`, `sizes` | a node's process, what it stands on, its control side |
 //! | `client` | sessions, the data core, the workload (`client::workload`) |
 //! | `client::desk`, `client::locks`, `client::growing`, `client::names` | tasks of clients that use files, and their requests |
-//! | `oracle`, `rights`, `registrations`, `promises`, `answers`, `check`, `failure` | what must hold |
+//! | `oracle`, `rights`, `registrations`, `promises`, `members`, `answers`, `check`, `failure` | what must hold |
 //! | `ledger`, `held`, `lock_table`, `grown`, `line`, `named`, `leaks` | what must hold of files |
 //! | `bugs` | bugs planted on purpose, which the oracles have to notice |
 //! | `stats` | what was exercised |
@@ -42,6 +42,7 @@ mod ledger;
 mod line;
 mod links;
 mod lock_table;
+mod members;
 mod metadata;
 mod named;
 mod nemesis;

@@ -158,6 +158,7 @@ impl World {
         }
         self.note_promise(&envelope);
         self.damage_bytes(id, &mut envelope);
+        self.look_at_sent(&envelope);
         let Some(end) = self.links.ends.get(&id) else { return };
         let (from, to, other) = (end.node, end.peer, end.other);
         let blocked = self.is_blocked(End::Node(from), End::Node(to));
@@ -197,6 +198,7 @@ impl World {
             world.look_at_given_promise(turn, envelope.pg, envelope.to);
             let promised = world.promised_past(turn, &envelope);
             let damaged = world.damaged_in(turn, &envelope);
+            world.look_at_heard(&envelope);
             let (pg, disk) = (envelope.pg, envelope.to);
             turn.peer_message(from, envelope);
             if let Some(before) = promised {

@@ -384,6 +384,7 @@ impl World {
                     SetChange::Caught { disk } => self.moment(Moment::Caught, Some(pg), Some(*disk)),
                     SetChange::BeginSync { disk } => self.moment(Moment::Resyncing, Some(pg), Some(*disk)),
                     SetChange::Promote { disk } => {
+                        self.look_at_promotion(pg, *disk);
                         self.moment(Moment::Promoted, Some(pg), Some(*disk));
                         self.after(1, "compare", move |world| world.compare_soon(pg, 0));
                     }

@@ -39,11 +39,13 @@ impl World {
         self.blocked.insert((from, to));
         self.after(heal_ms * MS, "heal", move |world| {
             world.blocked.remove(&(from, to));
+            world.disturbed();
         });
     }
 
     pub fn strike(&mut self, fault: Fault) {
         self.say(|| format!("fault: {fault:?}"));
+        self.disturbed();
         match fault {
             Fault::Crash { node, parent, back_ms } => {
                 self.crash(NodeId(node), parent);
@@ -135,6 +137,7 @@ impl World {
                     node.slowness = times;
                 }
                 self.after(ms * MS, "disk is fast again", move |world| {
+                    world.disturbed();
                     if let Some(node) = world.nodes.get_mut(&id) {
                         node.slowness = 1;
                     }
@@ -188,6 +191,9 @@ impl World {
     fn damage(&mut self, fault: Fault) {
         if let Fault::Full { node, ms } = fault {
             return self.fill(NodeId(node), ms);
+        }
+        if let Fault::Rot { node, choice } = fault {
+            return self.rot_in_many_places(NodeId(node), choice);
         }
         if !self.is_whole() {
             self.stats.count("damage withheld");
@@ -260,6 +266,31 @@ impl World {
         }
     }
 
+    /// Bits flip in many places of one copy, while each of its groups has another level one that is whole, and nobody else's is
+    /// hurt: also while a third is copied to.
+    fn rot_in_many_places(&mut self, id: NodeId, choice: u64) {
+        let map = std::sync::Arc::clone(&self.metadata.map);
+        let has_another = |record: &weft_types::PgRecord| {
+            let mut others = record.members.iter().filter(|member| member.is_level() && member.node != id);
+            others.any(|member| self.standing(record.pg, member).is_some())
+        };
+        let doomed = self.nodes.values().any(|node| node.disk_doomed || node.disk_lost);
+        if !self.hurt.is_empty() || doomed || !map.pgs.iter().all(has_another) {
+            self.stats.count("damage withheld");
+            return;
+        }
+        let Some(node) = self.nodes.get(&id) else { return };
+        let mut random = Random::new(choice);
+        for path in node.disk.files().into_iter().filter(|file| is_chunk_file(file)) {
+            // In its second block, or in the fourth: where much is written.
+            let offset = (1 + 2 * random.below(2)) * weft_types::BLOCK_SIZE as u64 + random.below(4096);
+            if node.disk.flip(&path, offset, 1 << random.below(8)) {
+                self.stats.count("bits flipped");
+            }
+        }
+        self.hurt.insert(id);
+    }
+
     fn fill(&mut self, id: NodeId, ms: u64) {
         let normal = self.mix.capacity_bytes;
         let Some(node) = self.nodes.get(&id) else { return };
@@ -267,6 +298,7 @@ impl World {
         self.stats.count("disks filled");
         node.disk.set_capacity(usage.total_bytes - usage.free_bytes + (64 << 10));
         self.after(ms * MS, "room again", move |world| {
+            world.disturbed();
             if let Some(node) = world.nodes.get(&id) {
                 node.disk.set_capacity(normal);
             }

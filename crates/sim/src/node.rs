@@ -324,6 +324,7 @@ impl World {
         let life = node.life;
         self.say(|| format!("node {id} starts, life {life}"));
         self.stats.count("processes started");
+        self.disturbed();
         self.node_ticks(id, life);
         self.leader_ticks(id, life);
         self.register(id, life);
@@ -420,6 +421,7 @@ impl World {
             }
         }
         self.look_at_groups(Some(id));
+        self.look_at_minimum(id);
         self.hear_turn(id, life);
         self.arm_timer(id, life);
     }

@@ -65,6 +65,8 @@ pub struct Mix {
     pub alone: bool,
     /// A sync of a directory makes no names of others durable.
     pub names_apart: bool,
+    /// A member that can be copied to has to be copied to, and reads to go on meanwhile, in bounded time.
+    pub watch_copies: bool,
     pub subjects: Subjects,
 }
 
@@ -158,6 +160,11 @@ pub enum Fault {
     Full {
         node: u64,
         ms: u64,
+    },
+    /// Bits of several files flip on one copy, beside a level one that is whole.
+    Rot {
+        node: u64,
+        choice: u64,
     },
     /// The disk is replaced by an empty one.
     ReplaceDisk {
@@ -341,6 +348,7 @@ fn draw_mix(random: &mut Random) -> Mix {
         registers_only: false,
         alone: false,
         names_apart: false,
+        watch_copies: false,
         subjects: Subjects::default(),
     }
 }

@@ -75,7 +75,7 @@ impl World {
     }
 
     /// What a member says of itself, when it is up under the incarnation that the map names and its disk is there.
-    fn standing(&self, pg: PgId, member: &Member) -> Option<Status> {
+    pub fn standing(&self, pg: PgId, member: &Member) -> Option<Status> {
         let node = self.nodes.get(&member.node).filter(|node| node.disk_id == member.disk && !node.disk_lost)?;
         let process = node.process.as_ref().filter(|process| process.incarnation() == Some(member.incarnation))?;
         process.turn.replica_status(pg, member.disk).filter(|status| status.role != RoleStatus::Ended)
@@ -186,6 +186,7 @@ impl World {
         self.look_at_what_is_owed();
         self.look_at_leases();
         self.look_whether_the_removed_serve();
+        self.look_at_copies();
         let sound = self.quiet && self.all_level();
         self.sound = sound.then(|| self.sound.unwrap_or(self.now()));
         self.after(COMPARE_EVERY, "compare", Self::keep_comparing);

@@ -69,6 +69,8 @@ pub enum How {
     PowerCutWithin,
     /// An operator stops it and removes it.
     Remove,
+    /// Bits of several files flip there.
+    Rot,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -492,6 +494,7 @@ impl World {
             }
             How::PowerCutWithin => Fault::PowerCutWithin { node, operations: ms, back_ms: 20 * ms },
             How::Remove => Fault::RemoveNode { node, away: aimed::operators::away(ms) },
+            How::Rot => Fault::Rot { node, choice: self.now() },
             How::Move => Fault::MovePrimary { choice: u64::from(record.pg.index) | ms << 8 },
         })
     }

@@ -10,6 +10,7 @@ use crate::ledger::Ledger;
 use crate::line::SizeLine;
 use crate::links::Links;
 use crate::lock_table::LockTable;
+use crate::members::Members;
 use crate::metadata::Metadata;
 use crate::node::SimNode;
 use crate::operators::Operators;
@@ -126,6 +127,8 @@ pub struct World {
     pub ledger: Ledger,
     pub lock_table: LockTable,
     pub size_line: SizeLine,
+    /// What members were sent, asked and told.
+    pub members: Members,
     /// The first thing that must not have happened.
     pub violation: Option<Failure>,
     /// What nodes said, for the oracles of `answers`.
@@ -178,6 +181,7 @@ impl World {
             ledger: Ledger::new(seed),
             lock_table: LockTable::default(),
             size_line: SizeLine::default(),
+            members: Members::default(),
             violation: None,
             said: crate::answers::Said::default(),
             damaging: BTreeMap::new(),

@@ -7,6 +7,7 @@
 mod disks;
 mod full;
 mod group;
+mod members;
 pub mod operators;
 mod rules;
 mod strays;
@@ -23,7 +24,8 @@ pub struct Aimed {
 }
 
 /// By subject, each in a file of its own.
-const SUBJECTS: [&[Aimed]; 6] = [disks::ALL, full::ALL, group::ALL, operators::ALL, rules::ALL, strays::ALL];
+const SUBJECTS: [&[Aimed]; 7] =
+    [disks::ALL, full::ALL, group::ALL, members::ALL, operators::ALL, rules::ALL, strays::ALL];
 
 /// The same fault so many times, so long after each other, in a run that is long enough and has no others.
 fn again_and_again(mix: &mut Mix, times: u64, pause_ns: u64, mut fault: impl FnMut(u64) -> Fault) -> Vec<(u64, Fault)> {

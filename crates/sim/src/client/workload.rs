@@ -7,6 +7,13 @@ use super::*;
 use weft_types::MapVersion;
 
 const FIRST_CHURN_OBJECT: u64 = 100;
+/// So many have numbers from there on; blocks that clients lock have the next ones, and more than that lie behind them.
+const CHURN_OBJECTS_BEFORE_CELLS: u64 = locks::FIRST_CELL - FIRST_CHURN_OBJECT;
+const FURTHER_CHURN_OBJECTS: u64 = 1000;
+
+const fn churn_object(number: u64) -> u64 {
+    if number < CHURN_OBJECTS_BEFORE_CELLS { FIRST_CHURN_OBJECT + number } else { FURTHER_CHURN_OBJECTS + number }
+}
 
 impl World {
     pub(super) fn choose(&mut self, id: SessionId, volume: VolumeId, index: usize, thread: usize) -> (Op, Operation) {
@@ -113,7 +120,7 @@ impl World {
     }
 
     fn choose_churn(&mut self, volume: VolumeId) -> Operation {
-        let object = FIRST_CHURN_OBJECT + self.random.below(self.mix.churn_objects);
+        let object = churn_object(self.random.below(self.mix.churn_objects));
         let chunk = chunk_id(object, self.random.below(2) as u32);
         let offset_bytes = self.random.below(40_000) as u32;
         let length_bytes = 1 + self.random.below(20_000) as u32;
