@@ -156,8 +156,11 @@ impl World {
         }
         let Some(end) = self.links.ends.get(&id) else { return };
         let (from, to, other) = (end.node, end.peer, end.other);
-        let blocked = self.is_blocked(End::Node(from), End::Node(to));
         let held = !end.held.is_empty();
+        if let Message::Append(append) = &envelope.message {
+            self.look_at_copies(from, envelope.pg, append);
+        }
+        let blocked = self.is_blocked(End::Node(from), End::Node(to));
         let latency = if blocked { 0 } else { self.latency() };
         let now = self.now();
         let Some(end) = self.links.ends.get_mut(&id) else { return };
@@ -191,6 +194,7 @@ impl World {
                 world.moment(crate::stories::Moment::Promising, Some(envelope.pg), Some(envelope.from));
             }
             let promised = world.promised_past(turn, &envelope);
+            world.look_at_room_of(from, turn, &envelope);
             let (pg, disk) = (envelope.pg, envelope.to);
             turn.peer_message(from, envelope);
             if let Some(before) = promised {

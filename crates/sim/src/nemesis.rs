@@ -149,6 +149,14 @@ impl World {
                     world.deaf.remove(&NodeId(node));
                 });
             }
+            Fault::Fit { node, room_kib } => self.fit(NodeId(node), room_kib),
+            Fault::SlowLeading { group, times, ms } => {
+                let map = std::sync::Arc::clone(&self.metadata.map);
+                let record = map.pgs.get((group % map.pgs.len().max(1) as u64) as usize);
+                if let Some(node) = record.and_then(|record| self.in_role(Role::Primary, record, None)) {
+                    self.strike(Fault::SlowDisk { node: node.0, times, ms });
+                }
+            }
             Fault::Ambush { moment, blows } => self.ambushes.push(crate::stories::Ambush { moment, blows }),
             fault => self.damage(fault),
         }
@@ -233,11 +241,24 @@ impl World {
         let Ok(usage) = weft_store::Disk::usage(&node.disk) else { return };
         self.stats.count("disks filled");
         node.disk.set_capacity(usage.total_bytes - usage.free_bytes + (64 << 10));
+        if let Some(node) = self.nodes.get_mut(&id) {
+            (node.fitted, node.small) = (None, false);
+        }
         self.after(ms * MS, "room again", move |world| {
             if let Some(node) = world.nodes.get(&id) {
                 node.disk.set_capacity(normal);
             }
         });
+    }
+
+    /// As if the disk were a smaller one.
+    pub fn fit(&mut self, id: NodeId, room_kib: u64) {
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Ok(usage) = weft_store::Disk::usage(&node.disk) else { return };
+        node.disk.set_capacity(usage.total_bytes - usage.free_bytes + (room_kib << 10));
+        node.fitted = Some(now);
+        self.stats.count("disks made small");
     }
 
     fn move_primary(&mut self, choice: u64) {
@@ -297,6 +318,7 @@ impl World {
         let capacity = self.mix.capacity_bytes;
         for node in self.nodes.values_mut() {
             node.slowness = 1;
+            (node.fitted, node.small, node.full_since) = (None, false, None);
             node.disk.set_capacity(capacity);
             node.disk.fail_syncs(0);
             node.disk.power_off_after(u64::MAX / 2);

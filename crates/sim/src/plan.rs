@@ -54,6 +54,14 @@ pub struct Mix {
     pub segment_bytes: u32,
     /// Of requests for a change of a set, how many arrive a second time, long after.
     pub late_change_percent: u64,
+    /// Threads of each client that work in blocks of their own, and how many of their operations are copies.
+    pub plots: usize,
+    pub copies_percent: u64,
+    /// And how many are writes of a block where nothing is yet, besides the usual ones.
+    pub fresh_percent: u64,
+    /// One node's disk has so much room when clients begin, and is no larger until the faults end; zero: there is none.
+    pub small_disk: u64,
+    pub small_disk_kib: u64,
     pub subjects: Subjects,
 }
 
@@ -140,6 +148,17 @@ pub enum Fault {
     },
     Full {
         node: u64,
+        ms: u64,
+    },
+    /// The disk has so much room from now on, and nobody else takes of it.
+    Fit {
+        node: u64,
+        room_kib: u64,
+    },
+    /// The disk of whoever leads a group is slow.
+    SlowLeading {
+        group: u64,
+        times: u64,
         ms: u64,
     },
     /// The disk is replaced by an empty one.
@@ -285,6 +304,11 @@ fn draw_mix(random: &mut Random) -> Mix {
         churn_objects: CHURN_OBJECTS,
         segment_bytes: 256 << 10,
         late_change_percent: 0,
+        plots: 0,
+        copies_percent: 0,
+        fresh_percent: 0,
+        small_disk: 0,
+        small_disk_kib: 0,
         subjects: Subjects::default(),
     }
 }

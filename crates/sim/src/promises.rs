@@ -184,6 +184,7 @@ impl World {
             self.compare_members(pg);
         }
         self.look_at_what_is_owed();
+        self.look_at_ballast();
         let sound = self.quiet && self.all_level();
         self.sound = sound.then(|| self.sound.unwrap_or(self.now()));
         self.after(COMPARE_EVERY, "compare", Self::keep_comparing);

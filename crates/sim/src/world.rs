@@ -118,6 +118,11 @@ pub struct World {
     pub hurt: BTreeSet<NodeId>,
     /// What clients do with files.
     pub ledger: Ledger,
+    /// Blocks that threads have for themselves.
+    pub plots: BTreeMap<crate::client::plots::Owner, crate::client::plots::Plot>,
+    pub plots_made: u64,
+    pub brim: crate::room::Brim,
+    pub copies: crate::copies::Copies,
     pub lock_table: LockTable,
     pub size_line: SizeLine,
     /// The first thing that must not have happened.
@@ -162,6 +167,10 @@ impl World {
             deaf: BTreeSet::new(),
             hurt: BTreeSet::new(),
             ledger: Ledger::new(seed),
+            plots: BTreeMap::new(),
+            plots_made: 0,
+            brim: crate::room::Brim::default(),
+            copies: crate::copies::Copies::default(),
             lock_table: LockTable::default(),
             size_line: SizeLine::default(),
             violation: None,

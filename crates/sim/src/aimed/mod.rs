@@ -4,6 +4,8 @@
 //! a seed that tells none, and every seed without them ([`Options::without_aimed`](crate::Options)), is what it was before there
 //! were any. Must not know: what ought to come of it.
 
+mod space;
+
 use crate::plan::{Fault, Mix};
 use weft_store::fault::Random;
 
@@ -15,7 +17,7 @@ pub struct Aimed {
 }
 
 /// By subject, each in a file of its own.
-const SUBJECTS: [&[Aimed]; 0] = [];
+const SUBJECTS: [&[Aimed]; 1] = [space::ALL];
 
 /// Of the seeds that tell a story, so many in a hundred tell one of these instead.
 const CHANCE: u64 = 30;
