@@ -25,19 +25,12 @@ fn plots(mix: &mut Mix) {
     (mix.disk_us, mix.segment_bytes, mix.faulty_ns) = (1000, 128 << 10, 10 * SECOND);
 }
 
-/// Everybody is out of room, because somebody else has filled the disks; and again.
+/// Everybody is out of room for long, because somebody else has filled the disks.
 fn reserve_full(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     plots(mix);
     // What is sent at once is to be seen at once.
     mix.batch_us = 1000;
-    let mut faults = Vec::new();
-    for round in 0..2 {
-        let at = 1000 * MS + round * 4500 * MS;
-        for node in 1..=mix.nodes {
-            faults.push((at + random.below(20 * MS), Fault::Full { node, ms: 3500 }));
-        }
-    }
-    faults
+    (1..=mix.nodes).map(|node| (1000 * MS + random.below(20 * MS), Fault::Full { node, ms: 8000 })).collect()
 }
 
 /// The disk of one member is smaller than the others, and gets full by what is written to it.
@@ -66,7 +59,7 @@ fn reserve_away(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
 /// A member that comes back finds its disk small, and is sent what others reserve.
 fn reserve_sync(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     plots(mix);
-    mix.faulty_ns = 14 * SECOND;
+    (mix.threads, mix.plots, mix.think_ms) = (2, 2, 20);
     let room_kib = 300 + random.below(200);
     let small = Blow { after_us: 0, how: How::Fit, who: Role::Subject, to: Role::Primary, ms: room_kib };
     let away = Fault::Isolate { node: 1 + random.below(mix.nodes), heal_ms: 3000 + random.below(500) };

@@ -104,8 +104,8 @@ impl World {
             (None, 0..20) => self.reserve_in(&mut plot),
             (None, 20..28) => self.write_in(&mut plot, volume, true),
             (None, 28..50) => self.write_in(&mut plot, volume, false),
-            (None, 50..65) => self.zero_in(&mut plot),
-            (None, 65..72) => self.race_in(&mut plot, volume),
+            (None, 50..60) => self.zero_in(&mut plot),
+            (None, 60..75) => self.race_in(&mut plot, volume),
             (None, _) => self.read_in(&plot, volume),
         };
         self.plots.insert(owner, plot);
