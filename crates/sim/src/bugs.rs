@@ -188,16 +188,11 @@ fn of_replication(mutant: Replication) -> Expected {
         ),
         Replication::RepairAsSeen => caught(203),
         Replication::AdmitWithoutCredits => caught(495),
-        Replication::FillOnOwnCredits
-        | Replication::ReservedNeedsRoom
-        | Replication::PresenceBeforeBatch
-        | Replication::FillSentBlindly => {
-            elsewhere("no disk fills up here while clients fill", "replication sim::scenarios::fills")
-        }
-        Replication::ZeroIsNothing => elsewhere(
-            "nobody reads here what was made zeros",
-            "replication zeros_over_what_is_there_are_read_and_keep_its_room",
-        ),
+        Replication::FillOnOwnCredits => caught(31),
+        Replication::ReservedNeedsRoom => caught(90),
+        Replication::PresenceBeforeBatch => caught(258),
+        Replication::FillSentBlindly => not_seen(300, "replication sim::scenarios::fills"),
+        Replication::ZeroIsNothing => caught(152),
         Replication::CopyAwaitsWrites => not_seen(12, "replication resync_deadlock"),
         Replication::CopyBlocksReads => not_seen(12, "replication resync_deadlock"),
         Replication::ToldForEver => caught(61),
@@ -264,9 +259,9 @@ fn of_store(mutant: Store) -> Expected {
         Store::ForgetFailure => caught(76),
         Store::ForgetEnds => caught(34),
         Store::AnyDisk => caught(43),
-        Store::FillTakesNoRoom | Store::FillOwesNothing | Store::FillIsNoChange => {
-            elsewhere("no disk fills up here while clients fill", "store tests::fills")
-        }
+        Store::FillOwesNothing => caught(19),
+        Store::FillTakesNoRoom => caught(68),
+        Store::FillIsNoChange => caught(160),
         Store::KeepRemovedChunk => caught(233),
         Store::CopyKnowsAll => caught(913),
         Store::RemoveBeforeSync | Store::RemoveInAnyOrder | Store::TrustNames | Store::KeepTail => {
@@ -288,9 +283,8 @@ fn of_node(mutant: Node) -> Expected {
             "no question for a size is asked of the leader as the node asks it",
             "node a_size_that_only_a_dead_session_knows_is_asked_for_in_vain_no_longer_than_a_fence_takes",
         ),
-        Node::CopyInAnyEpoch | Node::CopyTwiceAtOnce => {
-            elsewhere("clients copy nothing here", "node data::tests::copies")
-        }
+        Node::CopyInAnyEpoch => caught(1),
+        Node::CopyTwiceAtOnce => caught(54),
     }
 }
 

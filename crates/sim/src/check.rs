@@ -130,6 +130,12 @@ fn build(world: &mut World, options: &Options) {
         let what = describe(world);
         return world.fail(Oracle::Settles, format!("a new cluster does not serve: {what}"));
     }
+    if mix.small_disk > 0 {
+        world.fit(NodeId(mix.small_disk), mix.small_disk_kib);
+        world.nodes.values_mut().for_each(|node| node.small = node.fitted.is_some());
+        // Everybody has been told of it by then.
+        world.run(world.now() + 3 * SECOND, |_| false);
+    }
     let nodes: Vec<NodeId> = world.nodes.keys().copied().collect();
     for index in 0..mix.clients {
         let clock = clock(world);

@@ -8,6 +8,7 @@ pub mod desk;
 pub mod growing;
 mod locks;
 mod names;
+pub mod plots;
 mod workload;
 
 use crate::answers::OperationOf;
@@ -102,6 +103,10 @@ enum Op {
         changes: Option<u64>,
         what: String,
     },
+    /// Of a thread that has blocks of its own.
+    Plot(plots::Step),
+    /// Sent at the same time as the operation that the thread waits for.
+    Beside,
     /// Of a task, which is told what came of it.
     Other(&'static str),
     /// Asked by the check in the end.
@@ -127,6 +132,8 @@ impl Op {
             Self::Read { object, chunk, block } => format!("read of {object}, {chunk}, {block}"),
             Self::Flush { .. } => "flush".to_owned(),
             Self::Churn { what, .. } => what.clone(),
+            Self::Plot(step) => format!("{step:?}"),
+            Self::Beside => "discard beside a write".to_owned(),
             Self::Other(what) => (*what).to_owned(),
             Self::Final { object, chunk, block } => format!("last read of {object}, {chunk}, {block}"),
         }
@@ -463,6 +470,9 @@ impl World {
         if let Some(session) = self.session(index, life, id) {
             session.asked.insert(attempt, request.asked_by());
         }
+        if let DataRequest::Copy(copy) = &request {
+            self.copies.sent(copy);
+        }
         let slow = matches!(request, DataRequest::Flush(_) | DataRequest::Truncate(_));
         let deadline = if slow { 30_000 } else { 10_000 } * MS;
         let give_up = move |world: &mut Self| {
@@ -578,6 +588,14 @@ impl World {
             return;
         }
         let (id, volume) = (session.id, session.volume);
+        if thread < self.mix.plots && index >= self.mix.reading_clients {
+            let (first, step, operation) = self.choose_in_plot((index, life, thread), volume);
+            self.say(|| format!("client {index} thread {thread}: {step:?}"));
+            if let Some(first) = first {
+                self.submit(index, life, id, thread, Op::Beside, first);
+            }
+            return self.submit(index, life, id, thread, Op::Plot(step), operation);
+        }
         let (op, operation) = self.choose(id, volume, index, thread);
         self.ask_for_ends(index, &operation);
         self.say(|| format!("client {index} thread {thread}: {}", op.name()));
@@ -608,6 +626,9 @@ impl World {
         self.note(if result.is_ok() { "answered" } else { "refused" }, ticket.0);
         let Some(session) = self.session(index, life, id) else { return };
         let Some(Running { op, thread, start, answer }) = session.running.remove(&ticket) else { return };
+        if matches!(op, Op::Beside) {
+            return;
+        }
         let told = answer.is_some().then(|| result.clone());
         self.say(|| {
             let outcome = result.as_ref().map_or_else(|error| format!("{error:?}"), |_| "done".to_owned());
@@ -622,7 +643,7 @@ impl World {
             self.saw_cell(*object, bytes);
         }
         match (op, result) {
-            (Op::Write { value, places }, result) => self.wrote(value, &places, result.map(|_| ())),
+            (Op::Write { value, places }, result) => self.wrote(value, &places, start, result.map(|_| ())),
             (Op::Read { object, chunk, block }, Ok(Outcome::Read(bytes)))
             | (Op::Final { object, chunk, block }, Ok(Outcome::Read(bytes))) => {
                 self.stats.count("reads");
@@ -632,6 +653,7 @@ impl World {
                 let told = self.flushed(index, thread, (start, now), covers, &answers);
                 self.flush_told(told, &acknowledged, &answers);
             }
+            (Op::Plot(step), result) => self.answered_in_plot((index, life, thread), step, start, result),
             (Op::Read { .. } | Op::Final { .. }, Err(ErrorKind::Io(why))) => {
                 self.fail(Oracle::Readable, format!("a read failed for good: {why}"));
             }
@@ -658,7 +680,7 @@ impl World {
         self.next_operation(index, life, thread);
     }
 
-    fn wrote(&mut self, value: u64, places: &[Place], result: Result<(), ErrorKind>) {
+    fn wrote(&mut self, value: u64, places: &[Place], start: u64, result: Result<(), ErrorKind>) {
         let end = match result {
             Ok(()) => {
                 self.stats.count("writes answered");
@@ -672,6 +694,7 @@ impl World {
             }
             Err(ErrorKind::NoSpace) => {
                 self.stats.count("ENOSPC");
+                self.look_at_refusal(places, start);
                 return;
             }
             Err(_) => return,

@@ -28,6 +28,8 @@ pub enum Oracle {
     Locks,
     /// A file is as long as it must be, and holds what was written since it was cut.
     Sizes,
+    /// Who has room keeps it, and nobody is given what is not there.
+    Room,
     /// What was deleted leaves nothing behind.
     Leaks,
     /// What clients are told of names has an order in which it could have happened.
@@ -52,6 +54,7 @@ impl fmt::Display for Oracle {
             Self::Disks => "disks",
             Self::Locks => "locks",
             Self::Sizes => "sizes",
+            Self::Room => "room",
             Self::Leaks => "leaks",
             Self::Names => "names",
             Self::Panic => "assertion",

@@ -22,7 +22,8 @@
 //! | `node`, `host`, `tasks`, `links`, `sizes` | a node's process, what it stands on, its control side |
 //! | `client` | sessions, the data core, the workload (`client::workload`) |
 //! | `client::desk`, `client::locks`, `client::growing`, `client::names` | tasks of clients that use files, and their requests |
-//! | `oracle`, `rights`, `registrations`, `promises`, `members`, `answers`, `check`, `failure` | what must hold |
+//! | `client::plots` | threads that have blocks for themselves |
+//! | `oracle`, `rights`, `registrations`, `promises`, `members`, `answers`, `room`, `copies`, `check`, `failure` | what must hold |
 //! | `ledger`, `held`, `lock_table`, `grown`, `line`, `named`, `leaks` | what must hold of files |
 //! | `bugs` | bugs planted on purpose, which the oracles have to notice |
 //! | `stats` | what was exercised |
@@ -33,6 +34,7 @@ mod answers;
 pub mod bugs;
 mod check;
 mod client;
+mod copies;
 mod failure;
 mod grown;
 mod held;
@@ -54,6 +56,7 @@ mod plan;
 mod promises;
 mod registrations;
 mod rights;
+mod room;
 mod shrink;
 mod sizes;
 mod stats;

@@ -161,8 +161,11 @@ impl World {
         self.look_at_sent(&envelope);
         let Some(end) = self.links.ends.get(&id) else { return };
         let (from, to, other) = (end.node, end.peer, end.other);
-        let blocked = self.is_blocked(End::Node(from), End::Node(to));
         let held = !end.held.is_empty();
+        if let Message::Append(append) = &envelope.message {
+            self.look_at_copied(from, envelope.pg, append);
+        }
+        let blocked = self.is_blocked(End::Node(from), End::Node(to));
         let latency = if blocked { 0 } else { self.latency() };
         let now = self.now();
         let Some(end) = self.links.ends.get_mut(&id) else { return };
@@ -199,6 +202,7 @@ impl World {
             let promised = world.promised_past(turn, &envelope);
             let damaged = world.damaged_in(turn, &envelope);
             world.look_at_heard(&envelope);
+            world.look_at_room_of(from, turn, &envelope);
             let (pg, disk) = (envelope.pg, envelope.to);
             turn.peer_message(from, envelope);
             if let Some(before) = promised {

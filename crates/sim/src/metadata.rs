@@ -421,6 +421,8 @@ impl World {
                 self.acknowledged.remove(&record.pg);
             }
             self.set_shrank(before, record);
+            self.copies.group_changed(record, now);
+            self.brim.group_changed(before, record, now);
             if record.set_version != before.set_version || record.epoch != before.epoch {
                 self.set_changed(record);
             }

@@ -162,6 +162,14 @@ impl World {
             Fault::SpeakForAnother { client } => self.speak_for_another(client as usize),
             Fault::Disk(fault) => self.strike_disk(fault),
             Fault::Stale(fault) => self.strike_with_what_is_stale(fault),
+            Fault::Fit { node, room_kib } => self.fit(NodeId(node), room_kib),
+            Fault::SlowLeading { group, times, ms } => {
+                let map = std::sync::Arc::clone(&self.metadata.map);
+                let record = map.pgs.get((group % map.pgs.len().max(1) as u64) as usize);
+                if let Some(node) = record.and_then(|record| self.in_role(Role::Primary, record, None)) {
+                    self.strike(Fault::SlowDisk { node: node.0, times, ms });
+                }
+            }
             Fault::Ambush { moment, blows } => self.ambushes.push(crate::stories::Ambush { moment, blows }),
             fault => self.damage(fault),
         }
@@ -297,12 +305,25 @@ impl World {
         let Ok(usage) = weft_store::Disk::usage(&node.disk) else { return };
         self.stats.count("disks filled");
         node.disk.set_capacity(usage.total_bytes - usage.free_bytes + (64 << 10));
+        if let Some(node) = self.nodes.get_mut(&id) {
+            (node.fitted, node.small) = (None, false);
+        }
         self.after(ms * MS, "room again", move |world| {
             world.disturbed();
             if let Some(node) = world.nodes.get(&id) {
                 node.disk.set_capacity(normal);
             }
         });
+    }
+
+    /// As if the disk were a smaller one.
+    pub fn fit(&mut self, id: NodeId, room_kib: u64) {
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Ok(usage) = weft_store::Disk::usage(&node.disk) else { return };
+        node.disk.set_capacity(usage.total_bytes - usage.free_bytes + (room_kib << 10));
+        node.fitted = Some(now);
+        self.stats.count("disks made small");
     }
 
     fn move_primary(&mut self, choice: u64) {
@@ -363,6 +384,7 @@ impl World {
         let capacity = self.mix.capacity_bytes;
         for node in self.nodes.values_mut() {
             node.slowness = 1;
+            (node.fitted, node.small, node.full_since) = (None, false, None);
             node.disk.set_capacity(capacity);
             node.disk.fail_syncs(0);
             node.disk.writes_stray_no_more();

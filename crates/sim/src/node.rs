@@ -67,6 +67,12 @@ pub struct SimNode {
     /// Its next sync fails, or has failed.
     pub disk_doomed: bool,
     pub store_config: StoreConfig,
+    /// Since when it has the room that it has, and nobody else takes of it.
+    pub fitted: Option<u64>,
+    /// It was so before anybody wrote to it, and all that is there was admitted by members that know it.
+    pub small: bool,
+    /// Since when it has had no room to give, at every look.
+    pub full_since: Option<u64>,
     /// Planted in every replica.
     #[cfg(feature = "mutants")]
     mutant: Option<weft_replication::Mutant>,
@@ -153,6 +159,9 @@ impl SimNode {
             disk_lost: false,
             disk_doomed: false,
             store_config,
+            fitted: None,
+            small: false,
+            full_since: None,
             #[cfg(feature = "mutants")]
             mutant: None,
             disks_made: 0,
@@ -213,6 +222,7 @@ impl SimNode {
         self.disk_id = DiskId(u128::from(self.id.0) * 1000 + u128::from(self.disks_made));
         self.disk_lost = false;
         self.disk_doomed = false;
+        (self.fitted, self.small, self.full_since) = (None, false, None);
         let identity = Identity { cluster: CLUSTER, disk: self.disk_id, node: self.id };
         // A simulated disk without faults does not fail.
         let _ = Store::format(&self.disk, identity, &self.store_config);
@@ -422,6 +432,7 @@ impl World {
         }
         self.look_at_groups(Some(id));
         self.look_at_minimum(id);
+        self.look_at_fullness(id);
         self.hear_turn(id, life);
         self.arm_timer(id, life);
     }
@@ -445,6 +456,7 @@ impl World {
                 self.after(runs, "job", move |world| {
                     if world.life_of(id) == Some(life) {
                         running.run(job);
+                        world.look_at_fullness(id);
                         if world.nodes.get(&id).is_some_and(|n| n.disk.is_off()) {
                             world.power_off(id);
                         }
@@ -502,6 +514,7 @@ impl World {
         deadline: std::time::Duration,
         answer: oneshot::Sender<CallAnswer>,
     ) {
+        let attempt = self.attempt_reads(from, life, &request);
         let (a, b) = (End::Node(from), End::Node(to));
         let slot = std::rc::Rc::new(std::cell::RefCell::new(Some(answer)));
         let late = std::rc::Rc::clone(&slot);
@@ -509,6 +522,7 @@ impl World {
         self.after(deadline, "call deadline", move |world| {
             // Dropping it ends the wait.
             if late.borrow_mut().take().is_some() {
+                world.attempt_has_read(attempt);
                 world.turn_at(from, life, |_, _| {});
             }
         });
@@ -516,6 +530,7 @@ impl World {
             let back: OnData = Box::new(move |world, result| {
                 world.send(b, a, "call answer", move |world| {
                     if let Some(answer) = slot.borrow_mut().take() {
+                        world.attempt_has_read(attempt);
                         // The asker may be gone.
                         let _ = answer.send(result);
                     }

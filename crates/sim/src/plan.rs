@@ -67,6 +67,14 @@ pub struct Mix {
     pub names_apart: bool,
     /// A member that can be copied to has to be copied to, and reads to go on meanwhile, in bounded time.
     pub watch_copies: bool,
+    /// Threads of each client that work in blocks of their own, and how many of their operations are copies.
+    pub plots: usize,
+    pub copies_percent: u64,
+    /// And how many are writes of a block where nothing is yet, besides the usual ones.
+    pub fresh_percent: u64,
+    /// One node's disk has so much room when clients begin, and is no larger until the faults end; zero: there is none.
+    pub small_disk: u64,
+    pub small_disk_kib: u64,
     pub subjects: Subjects,
 }
 
@@ -165,6 +173,17 @@ pub enum Fault {
     Rot {
         node: u64,
         choice: u64,
+    },
+    /// The disk has so much room from now on, and nobody else takes of it.
+    Fit {
+        node: u64,
+        room_kib: u64,
+    },
+    /// The disk of whoever leads a group is slow.
+    SlowLeading {
+        group: u64,
+        times: u64,
+        ms: u64,
     },
     /// The disk is replaced by an empty one.
     ReplaceDisk {
@@ -349,6 +368,11 @@ fn draw_mix(random: &mut Random) -> Mix {
         alone: false,
         names_apart: false,
         watch_copies: false,
+        plots: 0,
+        copies_percent: 0,
+        fresh_percent: 0,
+        small_disk: 0,
+        small_disk_kib: 0,
         subjects: Subjects::default(),
     }
 }

@@ -187,6 +187,7 @@ impl World {
         self.look_at_leases();
         self.look_whether_the_removed_serve();
         self.look_at_copies();
+        self.look_at_ballast();
         let sound = self.quiet && self.all_level();
         self.sound = sound.then(|| self.sound.unwrap_or(self.now()));
         self.after(COMPARE_EVERY, "compare", Self::keep_comparing);

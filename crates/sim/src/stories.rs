@@ -61,6 +61,8 @@ pub enum How {
     SlowDisk,
     Deafen,
     Fill,
+    /// Its disk has so many KiB of room from now on.
+    Fit,
     Evict,
     Move,
     /// The primary reaches clients, and no other node.
@@ -488,6 +490,7 @@ impl World {
             How::SlowDisk => Fault::SlowDisk { node, times: 300, ms },
             How::Deafen => Fault::Deafen { node, ms },
             How::Fill => Fault::Full { node, ms },
+            How::Fit => Fault::Fit { node, room_kib: ms },
             How::Evict => Fault::Evict { client: ms % self.clients.len().max(1) as u64 },
             How::Alone => {
                 Fault::Split { group: u64::from(record.pg.index), role: Role::Primary, clients: u64::MAX, heal_ms: ms }

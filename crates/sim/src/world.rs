@@ -125,6 +125,11 @@ pub struct World {
     pub registrations: crate::registrations::Registrations,
     /// What clients do with files.
     pub ledger: Ledger,
+    /// Blocks that threads have for themselves.
+    pub plots: BTreeMap<crate::client::plots::Owner, crate::client::plots::Plot>,
+    pub plots_made: u64,
+    pub brim: crate::room::Brim,
+    pub copies: crate::copies::Copies,
     pub lock_table: LockTable,
     pub size_line: SizeLine,
     /// What members were sent, asked and told.
@@ -179,6 +184,10 @@ impl World {
             oddities: crate::oddities::Oddities::default(),
             registrations: crate::registrations::Registrations::default(),
             ledger: Ledger::new(seed),
+            plots: BTreeMap::new(),
+            plots_made: 0,
+            brim: crate::room::Brim::default(),
+            copies: crate::copies::Copies::default(),
             lock_table: LockTable::default(),
             size_line: SizeLine::default(),
             members: Members::default(),

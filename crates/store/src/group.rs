@@ -118,7 +118,7 @@ pub(crate) struct Group {
     pub removed_floor: LogPosition,
     pub chunks: BTreeMap<ChunkId, ChunkBase>,
     pub overlay: BTreeMap<ChunkId, ChunkOverlay>,
-    /// Room that chunk files have yet to take for fills, by entry, in log order.
+    /// Room that chunk files have yet to take for fills, and new ones for themselves, by entry, in log order.
     pub fills: VecDeque<(LogPosition, u64)>,
 }
 
@@ -233,6 +233,11 @@ impl Group {
         match &header.effect {
             Effect::Nothing => {}
             Effect::Write { chunk, range, hashes, end_bytes, generation } => {
+                // Its data count with the journal. A file that is not there yet takes more than they: many small ones are
+                // several times of what the journal has of them.
+                if !self.summary(*chunk).exists {
+                    self.fills.push_back((position, new_file_bytes(self.chunk_size)));
+                }
                 let overlay = self.overlay_of(*chunk);
                 for (at, (block, hash)) in range.blocks().zip(hashes).enumerate() {
                     let offset = entry.data_offset() + (at * BLOCK_SIZE) as u32;
@@ -425,7 +430,7 @@ impl Group {
         }
     }
 
-    /// Bytes that fills have yet to take in chunk files.
+    /// Bytes that fills and new files have yet to take.
     pub(crate) fn fills_owed(&self) -> u64 {
         self.fills.iter().map(|(_, bytes)| bytes).sum()
     }

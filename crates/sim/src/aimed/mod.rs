@@ -10,6 +10,7 @@ mod group;
 mod members;
 pub mod operators;
 mod rules;
+mod space;
 mod strays;
 
 use crate::plan::{Fault, Mix};
@@ -24,8 +25,8 @@ pub struct Aimed {
 }
 
 /// By subject, each in a file of its own.
-const SUBJECTS: [&[Aimed]; 7] =
-    [disks::ALL, full::ALL, group::ALL, members::ALL, operators::ALL, rules::ALL, strays::ALL];
+const SUBJECTS: [&[Aimed]; 8] =
+    [disks::ALL, full::ALL, group::ALL, members::ALL, operators::ALL, rules::ALL, space::ALL, strays::ALL];
 
 /// The same fault so many times, so long after each other, in a run that is long enough and has no others.
 fn again_and_again(mix: &mut Mix, times: u64, pause_ns: u64, mut fault: impl FnMut(u64) -> Fault) -> Vec<(u64, Fault)> {

@@ -230,6 +230,6 @@ fn whole(volume: VolumeId, chunk: ChunkId, offset: u32, bytes: &[u8]) -> Vec<wef
 }
 
 /// Every eight bytes of a half block hold its value.
-fn filled(value: u64, bytes: usize) -> Vec<u8> {
+pub(super) fn filled(value: u64, bytes: usize) -> Vec<u8> {
     value.to_le_bytes().repeat(bytes / 8)
 }

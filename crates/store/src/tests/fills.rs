@@ -395,3 +395,26 @@ fn a_disk_of_the_version_before_opens_and_one_of_a_later_version_does_not() {
         }
     }
 }
+
+/// Small files, as many as are admitted: each has a chunk file of its own, with trailers that no entry carries.
+#[test]
+fn what_is_admitted_of_small_new_chunks_finds_its_room() {
+    let disk = SimDisk::new(64 << 20);
+    let config = StoreConfig { segments: 32, ..StoreConfig::small() };
+    let mut store = fresh(&disk, &config);
+    let used = disk.usage().unwrap().total_bytes - disk.usage().unwrap().free_bytes;
+    disk.set_capacity(used + config.reserve_bytes + (512 << 10));
+    store.refresh_space().unwrap();
+    let mut end = LogPosition::ZERO;
+    let mut count = 0;
+    // As a primary admits a write: its data, and a block besides.
+    while store.credits() >= 2 * BLOCK_SIZE as u64 {
+        count += 1;
+        end = take(&mut store, write(end, 1, chunk(count, 0), 0, 1, 10));
+        // As after each sync of the journal.
+        store.refresh_space().unwrap();
+    }
+    checkpoint(&mut store);
+    let ballast = disk.open(BALLAST_FILE, OpenMode::Existing).unwrap().len().unwrap();
+    assert_eq!(ballast, config.ballast_bytes, "{count} of them took of the ballast");
+}
