@@ -37,7 +37,7 @@ fn again_and_again(mix: &mut Mix, times: u64, pause_ns: u64, mut fault: impl FnM
 }
 
 /// Of the seeds that tell a story, so many in a hundred tell one of these instead.
-const CHANCE: u64 = 30;
+const CHANCE: u64 = 40;
 
 /// Which one a seed tells, and the chances that go on with it.
 pub fn of(seed: u64) -> Option<(Random, Aimed)> {
