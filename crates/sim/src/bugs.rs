@@ -189,10 +189,10 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::RepairAsSeen => caught(203),
         Replication::AdmitWithoutCredits => caught(495),
         Replication::FillOnOwnCredits => caught(31),
-        Replication::ReservedNeedsRoom => caught(90),
-        Replication::PresenceBeforeBatch => caught(258),
+        Replication::ReservedNeedsRoom => caught(87),
+        Replication::PresenceBeforeBatch => caught(90),
         Replication::FillSentBlindly => not_seen(300, "replication sim::scenarios::fills"),
-        Replication::ZeroIsNothing => caught(152),
+        Replication::ZeroIsNothing => caught(90),
         Replication::CopyAwaitsWrites => not_seen(12, "replication resync_deadlock"),
         Replication::CopyBlocksReads => not_seen(12, "replication resync_deadlock"),
         Replication::ToldForEver => caught(61),
@@ -284,7 +284,7 @@ fn of_node(mutant: Node) -> Expected {
             "node a_size_that_only_a_dead_session_knows_is_asked_for_in_vain_no_longer_than_a_fence_takes",
         ),
         Node::CopyInAnyEpoch => caught(1),
-        Node::CopyTwiceAtOnce => caught(54),
+        Node::CopyTwiceAtOnce => caught(9),
     }
 }
 
