@@ -161,15 +161,10 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::SkipEpochCheck => caught(242),
         Replication::CutInMemory => caught(1),
         Replication::FenceOnlyAtArrival => caught(15),
-        // Seed 46 did, when its story had 40 objects; with 16 it was not hunted for.
-        Replication::ForgetCompleteTo => not_seen(450, "replication interrupted_resync"),
+        Replication::ForgetCompleteTo => caught(106),
         Replication::ServeWithoutLease => caught(10),
-        Replication::CopyFromJournal => {
-            not_seen(450, "replication a_copy_that_its_target_has_no_room_for_is_made_again")
-        }
-        Replication::CountLateReads => {
-            not_seen(9091, "replication blocks_read_for_a_copy_that_was_lost_meanwhile_are_no_part_of_the_next_one")
-        }
+        Replication::CopyFromJournal => caught(18),
+        Replication::CountLateReads => caught(258),
         // Seed 8978 did, when the rule was missing.
         Replication::ForgetRefusals => not_seen(8977, "replication a_late_copy_of_a_refused_write_is_refused_too"),
         Replication::TakeFromEarlierEpoch => {
@@ -183,10 +178,10 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::EndBesideLaterCut => not_seen(0, "replication an_end_from_before_a_cut_does_not_count_after_it"),
         Replication::SyncedIsEnough => caught(3),
         Replication::FlushOldGeneration => not_seen(12, "replication flush_old_watermark"),
-        Replication::SyncingAsSource => not_seen(12, "replication syncing_wins"),
+        Replication::SyncingAsSource => caught(26),
         Replication::MoveAwaitsWrites => not_seen(12, "replication move_with_stuck_write"),
         Replication::AnswerWhileMoved => not_seen(12, "replication move_with_stuck_write"),
-        Replication::RepairFromAnybody => not_seen(12, "replication repair_from_stale"),
+        Replication::RepairFromAnybody => caught(31),
         Replication::RepairUnchecked => elsewhere(
             "no disk here loses a write together with what its trailer says of it",
             "replication a_block_is_repaired_with_nothing_but_what_its_own_trailer_names",
@@ -202,43 +197,34 @@ fn of_replication(mutant: Replication) -> Expected {
             "nobody reads here what was made zeros",
             "replication zeros_over_what_is_there_are_read_and_keep_its_room",
         ),
-        Replication::CopyAwaitsWrites => not_seen(12, "replication resync_deadlock"),
-        Replication::CopyBlocksReads => not_seen(12, "replication resync_deadlock"),
+        Replication::CopyAwaitsWrites => caught(7),
+        Replication::CopyBlocksReads => caught(7),
         Replication::ToldForEver => {
             not_seen(12, "replication a_member_whose_stream_begins_anew_is_told_again_what_is_committed")
         }
-        Replication::GoneDiskLives => {
-            not_seen(12, "replication a_level_member_whose_disk_is_gone_is_not_waited_for_although_its_node_lives")
-        }
-        Replication::IgnoreStall => not_seen(50, "replication a_resync_whose_copies_are_lost_in_silence_begins_anew"),
+        Replication::GoneDiskLives => caught(125),
+        Replication::IgnoreStall => caught(27),
         Replication::PromiseInMemory => not_seen(50, "replication a_promise_that_was_given_outlives_a_loss_of_power"),
         Replication::AcceptGap => not_seen(50, "replication an_entry_behind_a_gap_is_asked_for_again"),
         Replication::UnverifiedAppend => not_seen(50, "replication damaged_bytes_are_refused_at_both_ends"),
         Replication::LeaseCheckedOnce => {
             not_seen(50, "replication a_read_whose_lease_ran_out_while_the_disk_was_busy_is_not_answered")
         }
-        Replication::NoMinimum => not_seen(50, "replication writes_wait_while_too_few_members_are_level"),
+        Replication::NoMinimum => caught(1),
         Replication::ServeStruck => caught(6),
         Replication::IgnoreMapVersion => not_seen(50, "replication a_request_that_names_a_newer_map_waits_for_it"),
-        Replication::PromoteBeforeBarrier => {
-            not_seen(50, "replication a_member_is_promoted_when_everything_up_to_the_barrier_is_on_its_disk")
-        }
-        Replication::StartAtTheirEnd => not_seen(50, "replication one_sided_delta"),
+        Replication::PromoteBeforeBarrier => caught(9),
+        Replication::StartAtTheirEnd => caught(219),
         Replication::KeepAbsent => caught(35),
         Replication::DiskAckInMemory => caught(1),
         Replication::WriteAnyGeneration | Replication::CutKeepsEdge => caught(34),
-        Replication::CopiesAwaitCommitment => {
-            not_seen(0, "replication a_resync_goes_on_while_what_it_copies_cannot_be_committed")
-        }
+        Replication::CopiesAwaitCommitment => caught(7),
         // Slow, not wrong.
         Replication::WriteIntoFullJournals => elsewhere(
             "an append to a full journal waits for a checkpoint, which takes no time here",
             "replication a_member_short_of_journal_holds_up_writers_and_stays",
         ),
-        // Seeds 941, 1186 and 1349 did, when the rule was missing.
-        Replication::TakeIntoFullJournal => {
-            not_seen(940, "replication a_member_without_room_in_journal_and_disk_declines_and_returns")
-        }
+        Replication::TakeIntoFullJournal => caught(54),
     }
 }
 
