@@ -162,15 +162,10 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::SkipEpochCheck => caught(242),
         Replication::CutInMemory => caught(1),
         Replication::FenceOnlyAtArrival => caught(15),
-        // Seed 46 did, when its story had 40 objects; with 16 it was not hunted for.
-        Replication::ForgetCompleteTo => not_seen(450, "replication interrupted_resync"),
+        Replication::ForgetCompleteTo => caught(106),
         Replication::ServeWithoutLease => caught(10),
-        Replication::CopyFromJournal => {
-            not_seen(450, "replication a_copy_that_its_target_has_no_room_for_is_made_again")
-        }
-        Replication::CountLateReads => {
-            not_seen(9091, "replication blocks_read_for_a_copy_that_was_lost_meanwhile_are_no_part_of_the_next_one")
-        }
+        Replication::CopyFromJournal => caught(18),
+        Replication::CountLateReads => caught(258),
         Replication::ForgetRefusals => caught(18),
         // In one of ten tellings.
         Replication::TakeFromEarlierEpoch => caught(328),
@@ -179,9 +174,10 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::EndOfOldGeneration | Replication::EndBesideLaterCut => caught(118),
         Replication::SyncedIsEnough => caught(3),
         Replication::FlushOldGeneration => caught(1),
-        Replication::SyncingAsSource => not_seen(12, "replication syncing_wins"),
-        Replication::MoveAwaitsWrites | Replication::AnswerWhileMoved => caught(87),
-        Replication::RepairFromAnybody => not_seen(12, "replication repair_from_stale"),
+        Replication::SyncingAsSource => caught(26),
+        Replication::MoveAwaitsWrites => caught(87),
+        Replication::AnswerWhileMoved => caught(87),
+        Replication::RepairFromAnybody => caught(31),
         Replication::RepairUnchecked => elsewhere(
             "no disk here loses a write together with what its trailer says of it",
             "replication a_block_is_repaired_with_nothing_but_what_its_own_trailer_names",
@@ -191,44 +187,37 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::FillOnOwnCredits => caught(31),
         Replication::ReservedNeedsRoom => caught(87),
         Replication::PresenceBeforeBatch => caught(90),
-        Replication::FillSentBlindly => not_seen(300, "replication sim::scenarios::fills"),
-        Replication::ZeroIsNothing => caught(90),
-        Replication::CopyAwaitsWrites => not_seen(12, "replication resync_deadlock"),
-        Replication::CopyBlocksReads => not_seen(12, "replication resync_deadlock"),
-        Replication::ToldForEver => caught(61),
-        Replication::GoneDiskLives => {
-            not_seen(12, "replication a_level_member_whose_disk_is_gone_is_not_waited_for_although_its_node_lives")
+        Replication::FillSentBlindly => {
+            elsewhere("no disk fills up here while clients fill", "replication sim::scenarios::fills")
         }
-        Replication::IgnoreStall => not_seen(50, "replication a_resync_whose_copies_are_lost_in_silence_begins_anew"),
+        Replication::ZeroIsNothing => caught(90),
+        Replication::CopyAwaitsWrites => caught(7),
+        Replication::CopyBlocksReads => caught(7),
+        Replication::ToldForEver => caught(61),
+        Replication::GoneDiskLives => caught(125),
+        Replication::IgnoreStall => caught(27),
         Replication::PromiseInMemory => caught(41),
         Replication::AcceptGap => caught(160),
         Replication::UnverifiedAppend => caught(27),
         Replication::LeaseCheckedOnce => caught(19),
-        Replication::NoMinimum => not_seen(50, "replication writes_wait_while_too_few_members_are_level"),
+        Replication::NoMinimum => caught(1),
         Replication::ServeStruck => caught(6),
         Replication::IgnoreMapVersion => elsewhere(
             "the node holds such a request back until its map is there, and every machine has that map by then",
             "replication a_request_that_names_a_newer_map_waits_for_it",
         ),
-        Replication::PromoteBeforeBarrier => {
-            not_seen(50, "replication a_member_is_promoted_when_everything_up_to_the_barrier_is_on_its_disk")
-        }
-        Replication::StartAtTheirEnd => not_seen(50, "replication one_sided_delta"),
+        Replication::PromoteBeforeBarrier => caught(9),
+        Replication::StartAtTheirEnd => caught(219),
         Replication::KeepAbsent => caught(35),
         Replication::DiskAckInMemory => caught(1),
         Replication::WriteAnyGeneration | Replication::CutKeepsEdge => caught(34),
-        Replication::CopiesAwaitCommitment => {
-            not_seen(0, "replication a_resync_goes_on_while_what_it_copies_cannot_be_committed")
-        }
+        Replication::CopiesAwaitCommitment => caught(7),
         // Slow, not wrong.
         Replication::WriteIntoFullJournals => elsewhere(
             "an append to a full journal waits for a checkpoint, which takes no time here",
             "replication a_member_short_of_journal_holds_up_writers_and_stays",
         ),
-        // Seeds 941, 1186 and 1349 did, when the rule was missing.
-        Replication::TakeIntoFullJournal => {
-            not_seen(940, "replication a_member_without_room_in_journal_and_disk_declines_and_returns")
-        }
+        Replication::TakeIntoFullJournal => caught(54),
     }
 }
 
