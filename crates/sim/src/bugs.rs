@@ -118,7 +118,7 @@ fn of_meta(mutant: Meta) -> Expected {
         Meta::NoDedupe => caught(7),
         Meta::SizeLostOnFence => caught(53),
         Meta::SizeOfOldGeneration | Meta::CutBeforeAcknowledged => caught(34),
-        Meta::SwapDuringCut => caught(504),
+        Meta::SwapDuringCut => caught(735),
         Meta::ServeLastInLine => caught(17),
         Meta::NoRecallDeadline => caught(31),
         Meta::BlameWhoIsHeldUp => caught(127),
@@ -135,7 +135,7 @@ fn of_meta(mutant: Meta) -> Expected {
         Meta::PromoteBesideDead => caught(37),
         Meta::ElectSyncing => caught(11),
         Meta::AcceptLossAtOnce => caught(2),
-        Meta::LevelNeverYields => caught(27),
+        Meta::LevelNeverYields => caught(61),
         // Its map names no level member that lives, and a registration that brings one back raises the set version.
         Meta::YieldToAnybody => {
             elsewhere("a primary yields to a lossy member only while no level one lives, as of the same set", ALL_META)
@@ -226,7 +226,7 @@ fn of_store(mutant: Store) -> Expected {
         Store::SkipFsync | Store::TrimBeforeTrailerSync => caught(2),
         Store::TrustData => caught(3),
         Store::RenameBeforeSync => caught(4),
-        Store::SequenceAlone => caught(172),
+        Store::SequenceAlone => caught(160),
         Store::RetryFsync => caught(74),
         Store::MarkBeforeFsync | Store::IgnoreLap => caught(297),
         Store::ApplyUncommitted => caught(66),

@@ -86,10 +86,10 @@ fn lone_accuser(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
 /// A member that was away, kept in the set by the minimum, is to lead when a resync has brought in another.
 fn log_not_reached(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     // With others beside the three, so that there is a majority all the time.
-    (mix.nodes, mix.groups, mix.segment_bytes, mix.think_ms) = (5, 1, 128 << 10, 4);
-    (mix.clients, mix.threads, mix.churn_percent, mix.churn_objects) = (4, 5, 80, 16);
+    (mix.nodes, mix.groups, mix.segment_bytes, mix.think_ms) = (5, 1, 256 << 10, 4);
+    (mix.clients, mix.threads, mix.churn_percent, mix.churn_objects) = (4, 5, 90, 40);
     (mix.readers, mix.reading_clients, mix.loss_percent, mix.slow_message_percent) = (0, 0, 0, 0);
-    mix.cut_percent = 25;
+    mix.cut_percent = 40;
     let blow = |after_us, how, who, to, ms| Some(Blow { after_us, how, who, to, ms });
     let turned = random.chance(50);
     let (one, two) = if turned { (Role::Subject, Role::Other) } else { (Role::Other, Role::Subject) };
