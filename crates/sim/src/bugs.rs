@@ -187,9 +187,7 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::FillOnOwnCredits => caught(31),
         Replication::ReservedNeedsRoom => caught(87),
         Replication::PresenceBeforeBatch => caught(90),
-        Replication::FillSentBlindly => {
-            elsewhere("no disk fills up here while clients fill", "replication sim::scenarios::fills")
-        }
+        Replication::FillSentBlindly => not_seen(300, "replication sim::scenarios::fills"),
         Replication::ZeroIsNothing => caught(90),
         Replication::CopyAwaitsWrites => caught(7),
         Replication::CopyBlocksReads => caught(7),

@@ -129,7 +129,7 @@ pub enum Mutant {
     FillIsNoChange,
     /// A chunk whose file a checkpoint removed before it found no room stays known as if the file were there.
     KeepRemovedChunk,
-    /// A copy that is complete believes to know what went before its log began.
+    /// A copy that is complete believes to know what went before it was.
     CopyKnowsAll,
 }
 

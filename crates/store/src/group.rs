@@ -368,11 +368,11 @@ impl Group {
         }
     }
 
-    /// A copy that is complete now has taken over what others had, and knows of what came before its log begins only what that
-    /// changed here: a chunk that went meanwhile and never was here left no trace, nor did one that was written back to what it
-    /// was. So it has nothing to tell to whoever parted from the log before.
-    pub(crate) fn forget_before_start(&mut self) {
-        self.removed_floor = self.removed_floor.max(self.start);
+    /// A copy that is complete now has taken over what others had, and knows of what came until now only what that changed here: a
+    /// chunk that went meanwhile and never was here left no trace, in what was copied nor in the log that it followed beside it, nor
+    /// did one that was written back to what it was. So it has nothing to tell to whoever parted from the log before.
+    pub(crate) fn forget_until_complete(&mut self) {
+        self.removed_floor = self.removed_floor.max(self.end);
     }
 
     /// Drops entries whose segment may be overwritten.

@@ -459,7 +459,7 @@ impl<D: Disk> Store<D> {
         let completed =
             group.state.completeness == Completeness::Partial && state.completeness == Completeness::Complete;
         if completed && !knows_all {
-            group.forget_before_start();
+            group.forget_until_complete();
         }
         group.state = state;
         Ok(())

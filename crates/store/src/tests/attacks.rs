@@ -318,14 +318,14 @@ fn a_log_that_was_reset_goes_on_at_its_new_position_after_a_crash() {
 /// Simulator, story `log-not-reached`: a member that a resync had brought in led, and kept from the next one that a chunk was cut
 /// which the one still had and the other never.
 #[test]
-fn a_complete_copy_does_not_know_what_went_before_its_log_began() {
+fn a_complete_copy_does_not_know_what_went_before_it_was_complete() {
     let forgotten = crate::Coverage::RemovalsForgotten;
-    assert_eq!(coverage_of_a_copy(None), [[forgotten; 2]; 3]);
-    assert_eq!(coverage_of_a_copy(Some(Mutant::CopyKnowsAll)), [[crate::Coverage::Complete; 2]; 3]);
+    assert_eq!(coverage_of_a_copy(None), [[forgotten; 3]; 3]);
+    assert_eq!(coverage_of_a_copy(Some(Mutant::CopyKnowsAll)), [[crate::Coverage::Complete; 3]; 3]);
 }
 
-/// What it knows of two positions before: at once, after a crash, after a checkpoint.
-fn coverage_of_a_copy(mutant: Option<Mutant>) -> [[crate::Coverage; 2]; 3] {
+/// What it knows of positions before: at once, after a crash, after a checkpoint.
+fn coverage_of_a_copy(mutant: Option<Mutant>) -> [[crate::Coverage; 3]; 3] {
     let disk = disk();
     let config = StoreConfig { mutant, ..StoreConfig::small() };
     let mut store = fresh(&disk, &config);
@@ -340,8 +340,8 @@ fn coverage_of_a_copy(mutant: Option<Mutant>) -> [[crate::Coverage; 2]; 3] {
     assert_eq!(coverage(&store, 1), crate::Coverage::Complete);
     store.save_replica_state(p, &state(Completeness::Complete)).unwrap();
     let before = |store: &Store<SimDisk>| {
-        assert_eq!(coverage(store, 100), crate::Coverage::Complete);
-        [coverage(store, 1), coverage(store, 99)]
+        assert_eq!(coverage(store, 101), crate::Coverage::Complete);
+        [coverage(store, 1), coverage(store, 99), coverage(store, 100)]
     };
     let at_once = before(&store);
     store.sync_now().unwrap();
