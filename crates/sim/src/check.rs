@@ -89,7 +89,6 @@ fn build(world: &mut World, options: &Options) {
     for id in 1..=mix.nodes {
         let clock = clock(world);
         let config = StoreConfig { segment_bytes: mix.segment_bytes, ..StoreConfig::small() };
-        #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "only a planted bug changes it"))]
         let mut node = SimNode::new(NodeId(id), clock, config, mix.capacity_bytes);
         #[cfg(feature = "mutants")]
         node.plant(options.bug);
