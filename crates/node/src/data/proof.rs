@@ -170,16 +170,16 @@ mod tests {
         store: Store<SimDisk>,
     }
 
-    fn open(disk: &SimDisk, config: StoreConfig) -> Store<SimDisk> {
+    fn open(disk: &SimDisk) -> Store<SimDisk> {
         let expected = Expected { cluster: IDENTITY.cluster, disk: None, node: None };
-        Store::open(disk.clone(), expected, config).unwrap().0
+        Store::open(disk.clone(), expected, StoreConfig::small()).unwrap().0
     }
 
     impl Bench {
         fn new() -> Self {
             let disk = SimDisk::new(64 << 20);
             Store::format(&disk, IDENTITY, &StoreConfig::small()).unwrap();
-            let store = open(&disk, StoreConfig::small());
+            let store = open(&disk);
             Self { disk, store }
         }
 
@@ -267,20 +267,12 @@ mod tests {
         for incarnation in 5..9 {
             drop(bench.store);
             disk.power_cycle(PowerLoss::KeepAll);
-            bench = Bench { disk: disk.clone(), store: open(&disk, StoreConfig::small()) };
+            bench = Bench { disk: disk.clone(), store: open(&disk) };
             assert_eq!(bench.examine(&now), proof_of(incarnation));
             bench.begin(incarnation + 1, &now);
             bench.fill();
         }
         bench.end(9, &now);
-        let mutant = Some(weft_store::Mutant::BeginWithoutBallast);
-        bench.store = {
-            drop(bench.store);
-            disk.set_capacity(64 << 20);
-            open(&disk, StoreConfig { mutant, ..StoreConfig::small() })
-        };
-        bench.fill();
-        assert!(begin_run(&mut bench.store, Incarnation(10), &now).is_err(), "without the ballast there is no room");
     }
 
     #[test]

@@ -319,6 +319,24 @@ fn a_full_disk_opens_again_and_again() {
 }
 
 #[test]
+fn what_the_opener_keeps_beside_is_replaced_on_a_full_disk_too() {
+    for (mutant, replaced) in [(None, true), (Some(Mutant::BeginWithoutBallast), false)] {
+        let disk = SimDisk::new(64 << 20);
+        let config = StoreConfig { mutant, ..StoreConfig::small() };
+        let mut store = fresh(&disk, &config);
+        store.replace_beside("mark", b"first").unwrap();
+        let usage = crate::Disk::usage(&disk).unwrap();
+        disk.set_capacity(usage.total_bytes - usage.free_bytes);
+        for time in 0..3 {
+            let done = store.replace_beside("mark", format!("mark {time}").as_bytes());
+            assert_eq!(done.is_ok(), replaced, "{mutant:?}, time {time}");
+        }
+        let kept = crate::disk::read_file(&disk, "mark").unwrap().unwrap();
+        assert_eq!(kept, if replaced { b"mark 2".to_vec() } else { b"first".to_vec() });
+    }
+}
+
+#[test]
 fn a_disk_without_any_space_fails_the_checkpoint_and_recovers_when_space_comes_back() {
     let disk = SimDisk::new(64 << 20);
     let config = StoreConfig { ballast_bytes: 0, ..StoreConfig::small() };
