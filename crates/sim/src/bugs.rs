@@ -98,30 +98,32 @@ const NO_RAFT_LOG: &str = "Raft is a model here, without a log on a disk";
 
 fn of_meta(mutant: Meta) -> Expected {
     match mutant {
-        Meta::RemoveLastLevel | Meta::StrikeLapsed | Meta::CountLossyTowardsMinimum => caught(2),
+        Meta::RemoveLastLevel | Meta::StrikeLapsed => caught(2),
+        Meta::CountLossyTowardsMinimum => caught(71),
         Meta::TrustRestart => caught(5),
-        Meta::KeepEpochOnRestart => caught(12),
+        Meta::KeepEpochOnRestart => caught(3),
         Meta::MoveAtOnce => caught(6),
         Meta::FenceWithoutAcknowledgement => caught(4),
         Meta::HastyLeader => caught(1),
         Meta::SkipCompareAndSet => caught(20),
         Meta::ForgetBehind => caught(9),
         Meta::AnswerLaggard => caught(41),
-        Meta::AnswerWithoutRound => caught(19),
-        Meta::ReadmitFailedDisk => caught(1),
-        Meta::AcceptEmptyStore => caught(31),
+        Meta::AnswerWithoutRound => caught(461),
+        Meta::ReadmitFailedDisk => caught(382),
+        Meta::AcceptEmptyStore => caught(19),
         Meta::DropOpenFile => caught(12),
         Meta::AllowCycles => caught(7),
         Meta::ReuseCookies => caught(8),
         Meta::GrantHeldCap | Meta::ReleaseForgetsSize => caught(17),
-        Meta::TruncateUnacknowledged => caught(37),
+        Meta::TruncateUnacknowledged => caught(14),
         Meta::NoDedupe => caught(7),
-        Meta::SizeLostOnFence => caught(53),
-        Meta::SizeOfOldGeneration | Meta::CutBeforeAcknowledged => caught(34),
-        Meta::SwapDuringCut => caught(735),
+        Meta::SizeLostOnFence => caught(17),
+        Meta::SizeOfOldGeneration => caught(196),
+        Meta::CutBeforeAcknowledged => caught(34),
+        Meta::SwapDuringCut => caught(85),
         Meta::ServeLastInLine => caught(17),
         Meta::NoRecallDeadline => caught(31),
-        Meta::BlameWhoIsHeldUp => caught(127),
+        Meta::BlameWhoIsHeldUp => caught(68),
         Meta::CollectPastRoom => elsewhere("files stay shorter than the least room of a cap", ALL_META),
         Meta::IgnoreOverlap
         | Meta::OwnerWithoutSession
@@ -130,22 +132,22 @@ fn of_meta(mutant: Meta) -> Expected {
         | Meta::OvertakeWaiters
         | Meta::NoDeadlockSearch
         | Meta::CloseKeepsLocks => caught(1),
-        Meta::AnyOwner => caught(1),
-        Meta::RegisterTwice => caught(87),
+        Meta::AnyOwner => caught(18),
+        Meta::RegisterTwice => caught(66),
         Meta::PromoteBesideDead => caught(37),
         Meta::ElectSyncing => caught(11),
         Meta::AcceptLossAtOnce => caught(2),
-        Meta::LevelNeverYields => caught(61),
+        Meta::LevelNeverYields => caught(208),
         // Its map names no level member that lives, and a registration that brings one back raises the set version.
         Meta::YieldToAnybody => {
             elsewhere("a primary yields to a lossy member only while no level one lives, as of the same set", ALL_META)
         }
-        Meta::BelieveAccuser => caught(160),
-        Meta::TrustAnyMark => caught(37),
-        Meta::AnyIncarnationDies => caught(197),
-        Meta::RemoveOnlyCopy => caught(7),
-        Meta::ForceOverLive => caught(18),
-        Meta::ForceWithoutLoss => caught(33),
+        Meta::BelieveAccuser => caught(125),
+        Meta::TrustAnyMark => caught(87),
+        Meta::AnyIncarnationDies => caught(26),
+        Meta::RemoveOnlyCopy => caught(379),
+        Meta::ForceOverLive => caught(348),
+        Meta::ForceWithoutLoss => caught(176),
     }
 }
 
@@ -154,68 +156,71 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::AcknowledgeEarly | Replication::NoDedupe | Replication::FlushPrimaryOnly => caught(1),
         Replication::LossyAsSource => caught(2),
         Replication::SkipPeering => caught(3),
-        Replication::MergeWithoutLock | Replication::NoDedupeCopy => caught(5),
+        Replication::MergeWithoutLock => caught(11),
+        Replication::NoDedupeCopy => caught(5),
         Replication::ReadUncommitted => caught(9),
-        Replication::OneSidedDelta | Replication::BehindAsLevel => caught(38),
+        Replication::OneSidedDelta => caught(36),
+        Replication::BehindAsLevel => caught(104),
         Replication::CopyWithoutLock => caught(56),
         Replication::CandidateNotCounted => caught(169),
         Replication::SkipEpochCheck => caught(242),
         Replication::CutInMemory => caught(1),
         Replication::FenceOnlyAtArrival => caught(15),
-        Replication::ForgetCompleteTo => caught(106),
+        Replication::ForgetCompleteTo => caught(635),
         Replication::ServeWithoutLease => caught(10),
-        Replication::CopyFromJournal => caught(18),
-        Replication::CountLateReads => caught(258),
-        Replication::ForgetRefusals => caught(18),
+        Replication::CopyFromJournal => caught(434),
+        Replication::CountLateReads => caught(1059),
+        Replication::ForgetRefusals => caught(657),
         // In one of ten tellings.
-        Replication::TakeFromEarlierEpoch => caught(328),
+        Replication::TakeFromEarlierEpoch => caught(1787),
         Replication::FlushOfThisEpoch => caught(82),
         Replication::ReadAnyGeneration => caught(34),
-        Replication::EndOfOldGeneration | Replication::EndBesideLaterCut => caught(118),
+        Replication::EndOfOldGeneration | Replication::EndBesideLaterCut => caught(260),
         Replication::SyncedIsEnough => caught(3),
-        Replication::FlushOldGeneration => caught(1),
-        Replication::SyncingAsSource => caught(26),
-        Replication::MoveAwaitsWrites => caught(87),
-        Replication::AnswerWhileMoved => caught(87),
-        Replication::RepairFromAnybody => caught(31),
+        Replication::FlushOldGeneration => caught(186),
+        Replication::SyncingAsSource => caught(194),
+        Replication::MoveAwaitsWrites => caught(797),
+        Replication::AnswerWhileMoved => caught(797),
+        Replication::RepairFromAnybody => caught(457),
         Replication::RepairUnchecked => elsewhere(
             "no disk here loses a write together with what its trailer says of it",
             "replication a_block_is_repaired_with_nothing_but_what_its_own_trailer_names",
         ),
-        Replication::RepairAsSeen => caught(203),
-        Replication::AdmitWithoutCredits => caught(495),
-        Replication::FillOnOwnCredits => caught(31),
-        Replication::ReservedNeedsRoom => caught(87),
-        Replication::PresenceBeforeBatch => caught(90),
+        Replication::RepairAsSeen => caught(1018),
+        Replication::AdmitWithoutCredits => caught(239),
+        Replication::FillOnOwnCredits => caught(239),
+        Replication::ReservedNeedsRoom => caught(309),
+        Replication::PresenceBeforeBatch => caught(477),
         Replication::FillSentBlindly => not_seen(300, "replication sim::scenarios::fills"),
-        Replication::ZeroIsNothing => caught(90),
-        Replication::CopyAwaitsWrites => caught(7),
-        Replication::CopyBlocksReads => caught(7),
-        Replication::ToldForEver => caught(61),
-        Replication::GoneDiskLives => caught(125),
-        Replication::IgnoreStall => caught(27),
-        Replication::PromiseInMemory => caught(41),
-        Replication::AcceptGap => caught(160),
-        Replication::UnverifiedAppend => caught(27),
-        Replication::LeaseCheckedOnce => caught(19),
-        Replication::NoMinimum => caught(1),
+        Replication::ZeroIsNothing => caught(309),
+        Replication::CopyAwaitsWrites => caught(172),
+        Replication::CopyBlocksReads => caught(172),
+        Replication::ToldForEver => caught(276),
+        Replication::GoneDiskLives => caught(414),
+        Replication::IgnoreStall => caught(407),
+        Replication::PromiseInMemory => caught(195),
+        Replication::AcceptGap => caught(849),
+        Replication::UnverifiedAppend => caught(204),
+        Replication::LeaseCheckedOnce => caught(320),
+        Replication::NoMinimum => caught(360),
         Replication::ServeStruck => caught(6),
         Replication::IgnoreMapVersion => elsewhere(
             "the node holds such a request back until its map is there, and every machine has that map by then",
             "replication a_request_that_names_a_newer_map_waits_for_it",
         ),
-        Replication::PromoteBeforeBarrier => caught(9),
-        Replication::StartAtTheirEnd => caught(219),
-        Replication::KeepAbsent => caught(35),
+        Replication::PromoteBeforeBarrier => caught(106),
+        Replication::StartAtTheirEnd => caught(506),
+        Replication::KeepAbsent => caught(36),
         Replication::DiskAckInMemory => caught(1),
-        Replication::WriteAnyGeneration | Replication::CutKeepsEdge => caught(34),
-        Replication::CopiesAwaitCommitment => caught(7),
+        Replication::WriteAnyGeneration => caught(65),
+        Replication::CutKeepsEdge => caught(115),
+        Replication::CopiesAwaitCommitment => caught(172),
         // Slow, not wrong.
         Replication::WriteIntoFullJournals => elsewhere(
             "an append to a full journal waits for a checkpoint, which takes no time here",
             "replication a_member_short_of_journal_holds_up_writers_and_stays",
         ),
-        Replication::TakeIntoFullJournal => caught(54),
+        Replication::TakeIntoFullJournal => caught(202),
     }
 }
 
@@ -224,33 +229,34 @@ fn of_store(mutant: Store) -> Expected {
         Store::SkipFsync | Store::TrimBeforeTrailerSync => caught(2),
         Store::TrustData => caught(3),
         Store::RenameBeforeSync => caught(4),
-        Store::SequenceAlone => caught(160),
+        Store::SequenceAlone => caught(627),
         Store::RetryFsync => caught(74),
-        Store::MarkBeforeFsync | Store::IgnoreLap => caught(297),
-        Store::ApplyUncommitted => caught(66),
+        Store::MarkBeforeFsync => caught(224),
+        Store::IgnoreLap => caught(1),
+        Store::ApplyUncommitted => caught(131),
         Store::ForgetCut => caught(84),
         Store::IgnoreLife => {
             not_seen(250, "store a_bad_record_after_the_last_mark_ends_the_log_and_good_ones_behind_it_never_come_back")
         }
-        Store::SkipNameSync => caught(316),
+        Store::SkipNameSync => caught(76),
         Store::ForgetBallast => caught(495),
-        Store::BeginWithoutBallast => caught(8119),
-        Store::KeepCutRecords => caught(538),
-        Store::UnverifiedRead => caught(54),
+        Store::BeginWithoutBallast => caught(1219),
+        Store::KeepCutRecords => caught(139),
+        Store::UnverifiedRead => caught(219),
         Store::DamagedIsAbsent => elsewhere(
             "no trailer is ever damaged: a chunk whose trailers are lost at a primary cannot be read for good as it is",
             "store tests::space_and_reads",
         ),
         Store::IgnoreOverlay => caught(1),
         Store::ApplyBeforeSync => caught(207),
-        Store::ForgetFailure => caught(76),
-        Store::ForgetEnds => caught(34),
-        Store::AnyDisk => caught(43),
-        Store::FillOwesNothing => caught(19),
-        Store::FillTakesNoRoom => caught(68),
-        Store::FillIsNoChange => caught(160),
-        Store::KeepRemovedChunk => caught(233),
-        Store::CopyKnowsAll => caught(913),
+        Store::ForgetFailure => caught(152),
+        Store::ForgetEnds => caught(120),
+        Store::AnyDisk => caught(7),
+        Store::FillOwesNothing => caught(239),
+        Store::FillTakesNoRoom => caught(1884),
+        Store::FillIsNoChange => caught(327),
+        Store::KeepRemovedChunk => caught(1115),
+        Store::CopyKnowsAll => caught(208),
         Store::RemoveBeforeSync | Store::RemoveInAnyOrder | Store::TrustNames | Store::KeepTail => {
             elsewhere(NO_RAFT_LOG, "store tests::raw_log_crash")
         }
@@ -260,9 +266,9 @@ fn of_store(mutant: Store) -> Expected {
 fn of_node(mutant: Node) -> Expected {
     match mutant {
         Node::ClockStopsInSleep => caught(4),
-        Node::LeaseAtOldMap => caught(7),
+        Node::LeaseAtOldMap => caught(31),
         Node::NoJournalBound => not_seen(50, "node a_flood_of_writes_that_nothing_bounds_is_noticed"),
-        Node::SilentOverflow => caught(160),
+        Node::SilentOverflow => caught(197),
         Node::AnyOwner => {
             elsewhere("every client is of one member here", "node nobody_speaks_for_the_session_of_another_client")
         }
@@ -270,15 +276,15 @@ fn of_node(mutant: Node) -> Expected {
             "no question for a size is asked of the leader as the node asks it",
             "node a_size_that_only_a_dead_session_knows_is_asked_for_in_vain_no_longer_than_a_fence_takes",
         ),
-        Node::CopyInAnyEpoch => caught(1),
-        Node::CopyTwiceAtOnce => caught(9),
+        Node::CopyInAnyEpoch => caught(621),
+        Node::CopyTwiceAtOnce => caught(33),
     }
 }
 
 fn of_client(mutant: Client) -> Expected {
     match mutant {
         Client::CloseKeepsLocks => caught(5),
-        Client::UnlockOvertakesWrites => caught(195),
+        Client::UnlockOvertakesWrites => caught(314),
         Client::CloseOvertakesWrites => elsewhere("closing is modelled here", "client attack_unlock_overtake"),
         Client::ClockStopsInSleep => {
             elsewhere("it lies in the shell's clock, and the simulator has its own", "client shell::tests")
@@ -303,7 +309,7 @@ fn of_core(mutant: Core) -> Expected {
             "it is slow, not wrong: a cap that goes before it served is granted again, as one is whose holder is slow",
             CAP,
         ),
-        Core::IgnoreRise => caught(1),
+        Core::IgnoreRise => caught(186),
     }
 }
 
@@ -350,15 +356,16 @@ impl Drop for Planted {
 pub enum Ways {
     Whole,
     WithoutFiles,
+    WithoutAimed,
     Plain,
 }
 
-const WAYS: [Ways; 3] = [Ways::Whole, Ways::WithoutFiles, Ways::Plain];
+const WAYS: [Ways; 4] = [Ways::Whole, Ways::WithoutFiles, Ways::WithoutAimed, Ways::Plain];
 
 impl Ways {
     fn options(self, bug: Option<Bug>) -> Options {
-        let (without_files, plain) = (self == Self::WithoutFiles, self == Self::Plain);
-        Options { bug, without_files, plain, ..Options::default() }
+        let (without_files, without_aimed) = (self == Self::WithoutFiles, self == Self::WithoutAimed);
+        Options { bug, without_files, without_aimed, plain: self == Self::Plain, ..Options::default() }
     }
 
     /// The arguments that run a seed like this.
@@ -367,6 +374,7 @@ impl Ways {
         match self {
             Self::Whole => "",
             Self::WithoutFiles => "  --without-files",
+            Self::WithoutAimed => "  --without-aimed",
             Self::Plain => "  --plain",
         }
     }
@@ -389,7 +397,8 @@ pub fn replay(bug: Bug) -> Option<Caught> {
     Some(Caught { seed, ways, failure })
 }
 
-/// Runs seeds `1..=budget` with the bug planted, each with its story and files, without files, and without either, until
+/// Runs seeds `1..=budget` with the bug planted, each with its story and files, without files, without a story
+/// that is aimed at one rule, and with neither story nor files, until
 /// one fails that passes without the bug, `jobs` at a time.
 #[must_use]
 pub fn hunt(bug: Bug, budget: u64, jobs: usize) -> Option<Caught> {
@@ -419,7 +428,13 @@ pub fn hunt(bug: Bug, budget: u64, jobs: usize) -> Option<Caught> {
 
 /// What fails with the bug and passes without it.
 fn noticed(bug: Bug, seed: u64, ways: Ways) -> Option<(Ways, Failure)> {
-    if ways == Ways::WithoutFiles && crate::subjects::subject(seed).is_none() {
+    // The same as whole.
+    let same = match ways {
+        Ways::WithoutFiles => crate::subjects::subject(seed).is_none(),
+        Ways::WithoutAimed => crate::aimed::name_of(seed).is_none(),
+        Ways::Whole | Ways::Plain => false,
+    };
+    if same {
         return None;
     }
     let failure = run(seed, &ways.options(Some(bug))).failure?;
