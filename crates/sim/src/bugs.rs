@@ -158,12 +158,12 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::SkipPeering => caught(3),
         Replication::MergeWithoutLock => caught(11),
         Replication::NoDedupeCopy => caught(5),
-        Replication::ReadUncommitted => caught(9),
+        Replication::ReadUncommitted => caught(66),
         Replication::OneSidedDelta => caught(36),
         Replication::BehindAsLevel => caught(104),
         Replication::CopyWithoutLock => caught(56),
-        Replication::CandidateNotCounted => caught(169),
-        Replication::SkipEpochCheck => caught(242),
+        Replication::CandidateNotCounted => caught(149),
+        Replication::SkipEpochCheck => caught(104),
         Replication::CutInMemory => caught(1),
         Replication::FenceOnlyAtArrival => caught(15),
         Replication::ForgetCompleteTo => caught(635),
@@ -173,7 +173,7 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::ForgetRefusals => caught(657),
         // In one of ten tellings.
         Replication::TakeFromEarlierEpoch => caught(1787),
-        Replication::FlushOfThisEpoch => caught(82),
+        Replication::FlushOfThisEpoch => caught(163),
         Replication::ReadAnyGeneration => caught(34),
         Replication::EndOfOldGeneration | Replication::EndBesideLaterCut => caught(260),
         Replication::SyncedIsEnough => caught(3),
@@ -227,7 +227,7 @@ fn of_replication(mutant: Replication) -> Expected {
 fn of_store(mutant: Store) -> Expected {
     match mutant {
         Store::SkipFsync | Store::TrimBeforeTrailerSync => caught(2),
-        Store::TrustData => caught(3),
+        Store::TrustData => caught(2),
         Store::RenameBeforeSync => caught(4),
         Store::SequenceAlone => caught(627),
         Store::RetryFsync => caught(74),
@@ -248,7 +248,7 @@ fn of_store(mutant: Store) -> Expected {
             "store tests::space_and_reads",
         ),
         Store::IgnoreOverlay => caught(1),
-        Store::ApplyBeforeSync => caught(207),
+        Store::ApplyBeforeSync => caught(35),
         Store::ForgetFailure => caught(152),
         Store::ForgetEnds => caught(120),
         Store::AnyDisk => caught(7),
@@ -302,7 +302,7 @@ fn of_core(mutant: Core) -> Expected {
         Core::ExtendPastRoom => elsewhere("files stay shorter than the least room of a cap", CAP),
         Core::GiveUpWhileExtending => caught(17),
         Core::SettleEveryGeneration => caught(36),
-        Core::SettleNothing => caught(596),
+        Core::SettleNothing => not_seen(200, CAP),
         // A cap that was used is not admitted to once its time is over, so only one that served nobody shows it.
         Core::ExtendWhileGivingUp => not_seen(240, CAP),
         Core::GrantServesNobody => elsewhere(
