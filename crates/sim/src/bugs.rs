@@ -302,7 +302,7 @@ fn of_core(mutant: Core) -> Expected {
         Core::ExtendPastRoom => elsewhere("files stay shorter than the least room of a cap", CAP),
         Core::GiveUpWhileExtending => caught(17),
         Core::SettleEveryGeneration => caught(36),
-        Core::SettleNothing => not_seen(200, CAP),
+        Core::SettleNothing => caught(506),
         // A cap that was used is not admitted to once its time is over, so only one that served nobody shows it.
         Core::ExtendWhileGivingUp => not_seen(240, CAP),
         Core::GrantServesNobody => elsewhere(
