@@ -183,9 +183,9 @@ impl World {
             return;
         }
         self.operators.asked_at = Some(self.now());
-        let done = |world: &mut Self, reply| {
+        let done = |world: &mut Self, reply: Result<_, _>| {
             // When nobody knows what came of it, it may still come.
-            if matches!(reply, Ok(_)) {
+            if reply.is_ok() {
                 world.operators.asked_at = None;
             }
         };

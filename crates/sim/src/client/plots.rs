@@ -270,12 +270,12 @@ impl World {
                     plot.blocks.insert(block, Known { value: 0, since: start, copied: known.copied });
                 }
             }
-            Step::Copy { source: (source, known), target, was } if result.is_ok() => {
-                // As long as the source is known its contents are, and what was lost there was lost before the copy or after it.
-                if !self.may_have_lost(plot.object, source, known.since) {
-                    let copied = was.is_some_and(|was| was.copied);
-                    plot.blocks.insert(target, Known { value: known.value, since: start, copied });
-                }
+            // As long as the source is known its contents are, and what was lost there was lost before the copy or after it.
+            Step::Copy { source: (source, known), target, was }
+                if result.is_ok() && !self.may_have_lost(plot.object, source, known.since) =>
+            {
+                let copied = was.is_some_and(|was| was.copied);
+                plot.blocks.insert(target, Known { value: known.value, since: start, copied });
             }
             Step::Read { block, known } => match result {
                 Ok(Outcome::Read(bytes)) => self.saw_in_plot(&mut plot, block, known, &bytes),
