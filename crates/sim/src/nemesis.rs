@@ -321,9 +321,17 @@ impl World {
         let now = self.now();
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Ok(usage) = weft_store::Disk::usage(&node.disk) else { return };
-        node.disk.set_capacity(usage.total_bytes - usage.free_bytes + (room_kib << 10));
-        node.fitted = Some(now);
-        self.stats.count("disks made small");
+        let process = node.process.as_ref();
+        let owed = process.and_then(|process| process.turn.look_at_store(node.disk_id, |s| s.space().reserved_bytes));
+        let owed = owed.unwrap_or(node.store_config.reserve_bytes);
+        let capacity = usage.total_bytes - usage.free_bytes + owed + (room_kib << 10);
+        node.disk.set_capacity(capacity);
+        // Whoever knows of less room than there is sends no more than there is.
+        let grows = node.fitted.is_some() && capacity >= usage.total_bytes;
+        if !grows {
+            node.fitted = Some(now);
+        }
+        self.stats.count(if grows { "small disks made larger" } else { "disks made small" });
     }
 
     fn move_primary(&mut self, choice: u64) {

@@ -58,6 +58,8 @@ pub struct SimNode {
     pub lost_of: Option<Incarnation>,
     /// The disk of another cluster is in it, and its own lies beside.
     pub own_disk: Option<SimDisk>,
+    /// The process is killed when its journal has no more room than this.
+    pub killed_at_room: Option<u64>,
     names_apart: bool,
     pub paused_until: u64,
     /// How many times slower than usual the disk is.
@@ -153,6 +155,7 @@ impl SimNode {
             ran: None,
             lost_of: None,
             own_disk: None,
+            killed_at_room: None,
             names_apart: false,
             paused_until: 0,
             slowness: 1,
@@ -433,7 +436,9 @@ impl World {
         self.look_at_groups(Some(id));
         self.look_at_minimum(id);
         self.look_at_fullness(id);
+        self.look_at_flood(id);
         self.hear_turn(id, life);
+        self.look_at_journal(id);
         self.arm_timer(id, life);
     }
 
@@ -578,6 +583,10 @@ impl World {
             0 => PowerLoss::LoseAll,
             _ => PowerLoss::Random { seed },
         };
+        self.power_off_with(id, how);
+    }
+
+    pub fn power_off_with(&mut self, id: NodeId, how: PowerLoss) {
         self.end_process(id);
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.disk.power_cycle(how);
@@ -590,6 +599,7 @@ impl World {
     fn end_process(&mut self, id: NodeId) -> Option<Incarnation> {
         let node = self.nodes.get_mut(&id)?;
         let process = node.process.take()?;
+        node.killed_at_room = None;
         // A killed process neither syncs nor answers: whatever dropping it puts out stays in its own outbox.
         process.host.0.tasks.clear();
         let incarnation = process.incarnation;

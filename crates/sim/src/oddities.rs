@@ -7,10 +7,13 @@ use crate::node::CLUSTER;
 use crate::world::{End, MS, World};
 use std::collections::{BTreeMap, BTreeSet};
 use weft_proto::control::ControlRequest;
-use weft_store::fault::{Random, SimDisk};
+use weft_store::fault::{PowerLoss, Random, SimDisk};
 use weft_store::{Identity, Store};
 use weft_types::map::DiskState;
 use weft_types::{BLOCK_SIZE, ClusterId, DiskId, Incarnation, NodeId};
+
+/// After so long whoever was killed for what it wrote is started again.
+const KILLED_FOR_MS: u64 = 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DiskFault {
@@ -20,6 +23,9 @@ pub enum DiskFault {
     Foreign { node: u64, back_ms: u64 },
     /// Bits of every register flip on the disk of a primary.
     Rot { choice: u64 },
+    /// The power goes, and of what no sync made durable one sector of each file is lost, in the midst of the rest. The next
+    /// process is killed when it has written so much to its journal.
+    Gap { node: u64, sector: u64, back_ms: u64, written_bytes: u64 },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +57,9 @@ impl World {
         match fault {
             DiskFault::FailsAndStays { node, syncs, back_ms } => self.fail_and_stay(NodeId(node), syncs, back_ms),
             DiskFault::Foreign { node, back_ms } => self.put_in_foreign_disk(NodeId(node), back_ms),
+            DiskFault::Gap { node, sector, back_ms, written_bytes } => {
+                self.leave_gap(NodeId(node), sector, back_ms, written_bytes);
+            }
             DiskFault::Rot { choice } => {
                 let first = self.metadata.map.pgs.first();
                 if let Some(primary) = first.and_then(|record| record.primary_member()).map(|member| member.node) {
@@ -124,6 +133,34 @@ impl World {
             }
             world.start_node(id);
         });
+    }
+
+    fn leave_gap(&mut self, id: NodeId, sector: u64, back_ms: u64, written_bytes: u64) {
+        self.stats.count("power cuts that leave a gap");
+        self.power_off_with(id, PowerLoss::LoseOne { nth: sector });
+        self.after(back_ms * MS, "restart", move |world| {
+            world.start_node(id);
+            let room = world.journal_room_bytes(id);
+            if let Some(node) = world.nodes.get_mut(&id) {
+                node.killed_at_room = room.map(|room| room.saturating_sub(written_bytes));
+            }
+        });
+    }
+
+    fn journal_room_bytes(&self, id: NodeId) -> Option<u64> {
+        let node = self.nodes.get(&id)?;
+        node.process.as_ref()?.turn.look_at_store(node.disk_id, Store::journal_room_bytes)
+    }
+
+    /// After each turn: whoever has written so much to its journal is killed.
+    pub fn look_at_journal(&mut self, id: NodeId) {
+        let Some(at) = self.nodes.get(&id).and_then(|node| node.killed_at_room) else { return };
+        if self.journal_room_bytes(id).is_some_and(|room| room <= at) {
+            self.crash(id, false);
+            self.after(KILLED_FOR_MS * MS, "restart", move |world| {
+                world.start_node(id);
+            });
+        }
     }
 
     /// Whether a copy on this node may be damaged: it is the only one that is, or was.

@@ -53,6 +53,8 @@ pub struct Mix {
     /// many objects they are spread over.
     pub churn_percent: u64,
     pub churn_objects: u64,
+    /// These changes bring no data, so that journals hold many short records.
+    pub short_changes: bool,
     pub segment_bytes: u32,
     /// Of requests for a change of a set, how many arrive a second time, long after.
     pub late_change_percent: u64,
@@ -365,6 +367,7 @@ fn draw_mix(random: &mut Random) -> Mix {
         late_change_percent: 0,
         ends_asked: 0,
         registers_only: false,
+        short_changes: false,
         alone: false,
         names_apart: false,
         watch_copies: false,

@@ -2,7 +2,7 @@
 //!
 //! Responsible for: blocks that are there are never refused; whoever has no room gives none; a member that is syncing is sent no
 //! more fills than it has room for; what was admitted finds its room, so that nothing of what is kept for bad days is
-//! touched. Guarantees: the oracles only look; those that look at every turn do so only where threads have plots. Must not
+//! touched; no node works on more than its share of a journal (docs/decisions/0018). Guarantees: the oracles only look; those that look at every turn do so only where threads have plots. Must not
 //! know: how credits are counted.
 
 use crate::failure::Oracle;
@@ -16,13 +16,15 @@ use weft_replication::RoleStatus;
 use weft_store::disk::OpenMode;
 use weft_store::fault::SimDisk;
 use weft_store::{Disk as _, DiskFile as _, Store};
-use weft_types::map::MemberState;
+use weft_types::map::{MemberState, NodeState};
 use weft_types::{BlockIndex, BlockRange, ChunkId, DiskId, Effect, Epoch, LogPosition, NodeId, PgId, PgRecord};
 
 /// By then a node has asked its disk for its room, and who leads has been told; what was admitted before is in the log.
 const KNOWN_AFTER: u64 = 2 * SECOND;
 /// What members may take besides what they are sent: files' trailers, names.
 const BESIDES: u64 = 128 << 10;
+/// Of a journal, for what is sequenced and not everywhere.
+const UNCOMMITTED_PERCENT: u64 = 15;
 
 /// Who leads a group and has had no room for a while, and since when sets are what they are.
 #[derive(Default)]
@@ -30,6 +32,8 @@ pub struct Brim {
     /// Where the log ended when that had been so for long enough.
     full: BTreeMap<(NodeId, PgId), (Epoch, LogPosition)>,
     set_since: BTreeMap<PgId, u64>,
+    /// The fewest nodes that there have been.
+    fewest_nodes: Option<usize>,
 }
 
 impl Brim {
@@ -55,6 +59,23 @@ impl World {
         };
         if self.hurt.is_empty() && places.iter().all(there) {
             self.fail(Oracle::Room, format!("a write at {places:?}, which is there, found no room"));
+        }
+    }
+
+    /// Decision 0018: of every journal a part is kept for what the primaries of all nodes have sequenced, and no node works on
+    /// more than its share of that, but for a single write. Where nodes come and go the fewest tell the share.
+    pub fn look_at_flood(&mut self, id: NodeId) {
+        let present = self.metadata.map.nodes.iter().filter(|node| node.state != NodeState::Removed).count().max(1);
+        let nodes = self.brim.fewest_nodes.map_or(present, |fewest| fewest.min(present));
+        self.brim.fewest_nodes = Some(nodes);
+        let Some(node) = self.nodes.get(&id) else { return };
+        let Some(process) = &node.process else { return };
+        let Some(journal_bytes) = process.turn.look_at_store(node.disk_id, Store::journal_bytes) else { return };
+        let most = journal_bytes * UNCOMMITTED_PERCENT / 100 / nodes as u64;
+        let (writes, bytes) = process.turn.writes_under_way();
+        if writes > 1 && bytes as u64 > most {
+            let what = format!("node {id} works on {writes} writes of {bytes} bytes at a time, its share is {most}");
+            self.fail(Oracle::Room, what);
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Subjects {
     pub stuck: bool,
     /// The file is often emptied.
     pub empties: bool,
+    /// It is opened with truncation, by sessions that write to it only after a while.
+    pub anew: bool,
 }
 
 fn random_of(seed: u64) -> Random {

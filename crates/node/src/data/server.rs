@@ -274,6 +274,11 @@ impl<H: Host> DataNode<H> {
         self.client_bytes <= self.client_limit_bytes / 2
     }
 
+    /// How many writes are worked on, and the bytes of their data.
+    pub(super) fn writes_under_way(&self) -> (usize, usize) {
+        (self.requests.values().filter(|pending| pending.bytes > 0).count(), self.client_bytes)
+    }
+
     /// Gives a request to its machine.
     fn start(&mut self, request: Request<H::Replier>) {
         let kind = request.kind();

@@ -228,6 +228,12 @@ impl<H: Host> Turn<H> {
         self.shared.borrow().report()
     }
 
+    /// The writes of clients that are worked on, and the bytes of their data.
+    #[must_use]
+    pub fn writes_under_way(&self) -> (usize, usize) {
+        self.shared.borrow().writes_under_way()
+    }
+
     /// What the machine of a group on a disk of this node says of itself.
     #[must_use]
     pub fn replica_status(&self, pg: PgId, disk: DiskId) -> Option<Status> {

@@ -20,6 +20,8 @@ pub const ALL: &[Aimed] = &[
     Aimed { name: "names-lost", tell: names_lost },
 ];
 
+pub const LATER: &[Aimed] = &[Aimed { name: "reordered-tail", tell: reordered_tail }];
+
 /// A disk whose sync failed once is started on again, and syncs work from then on.
 fn failed_disk_stays(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     fail_and_stay(random, mix, 1)
@@ -107,4 +109,25 @@ fn names_lost(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
         let node = 1 + random.below(nodes);
         Fault::PowerCut { node, back_ms: 20 + random.below(300) }
     })
+}
+
+/// With its power a disk loses one record of the journal's tail, and keeps what lies behind. The process that then writes there
+/// ends soon, often where a record that was kept begins: all are short.
+fn reordered_tail(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
+    (mix.nodes, mix.groups, mix.clients, mix.threads, mix.think_ms) = (3, 1, 4, 5, 1);
+    (mix.churn_percent, mix.churn_objects, mix.short_changes) = (100, 30, true);
+    (mix.readers, mix.reading_clients, mix.writers, mix.segment_bytes) = (0, 0, 0, 256 << 10);
+    (mix.disk_us, mix.alone, mix.faulty_ns) = (5000, true, 18 * SECOND);
+    let mut faults = Vec::new();
+    let mut at = 500 * MS;
+    while at < mix.faulty_ns {
+        let node = 1 + random.below(3);
+        // No sync ends, so that the tail is long.
+        faults.push((at, Fault::SlowDisk { node, times: 300, ms: 1500 }));
+        let written_bytes = 512 + random.below(2048);
+        let gap = DiskFault::Gap { node, sector: random.below(8), back_ms: 20, written_bytes };
+        faults.push((at + 1500 * MS, Fault::Disk(gap)));
+        at += 3000 * MS;
+    }
+    faults
 }

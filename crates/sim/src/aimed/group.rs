@@ -23,6 +23,8 @@ pub const ALL: &[Aimed] = &[
     Aimed { name: "held-up", tell: held_up },
 ];
 
+pub const LATER: &[Aimed] = &[Aimed { name: "unused-cap", tell: unused_cap }];
+
 /// A process is killed, and the word of it comes again when the next one serves.
 fn late_surrender(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     let nodes = mix.nodes;
@@ -116,5 +118,14 @@ fn held_up(_: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     mix.subjects = Subjects { writers: 2, stuck: true, ..Subjects::default() };
     (mix.clients, mix.threads, mix.think_ms) = (4, 1, 40);
     (mix.alone, mix.faulty_ns) = (true, 60 * SECOND);
+    Vec::new()
+}
+
+/// Who may make a file longer has not done so yet when others want to. All begin at the same time, and commits take their time.
+fn unused_cap(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
+    mix.subjects = Subjects { writers: 1, anew: true, ..Subjects::default() };
+    (mix.clients, mix.threads, mix.think_ms) = (4, 1, 40);
+    (mix.commit_us, mix.slow_message_percent, mix.loss_percent) = (150_000 + random.below(100_000), 0, 0);
+    (mix.alone, mix.faulty_ns) = (true, 3 * SECOND);
     Vec::new()
 }

@@ -28,6 +28,9 @@ pub struct Aimed {
 const SUBJECTS: [&[Aimed]; 8] =
     [disks::ALL, full::ALL, group::ALL, members::ALL, operators::ALL, rules::ALL, space::ALL, strays::ALL];
 
+/// Those that came later. They take the place of others in a few seeds, so that the rest tell what they told before.
+const LATER: [&[Aimed]; 3] = [disks::LATER, group::LATER, rules::LATER];
+
 /// The same fault so many times, so long after each other, in a run that is long enough and has no others.
 fn again_and_again(mix: &mut Mix, times: u64, pause_ns: u64, mut fault: impl FnMut(u64) -> Fault) -> Vec<(u64, Fault)> {
     mix.alone = true;
@@ -39,15 +42,27 @@ fn again_and_again(mix: &mut Mix, times: u64, pause_ns: u64, mut fault: impl FnM
 /// Of the seeds that tell a story, so many in a hundred tell one of these instead.
 const CHANCE: u64 = 40;
 
+/// And so many of those one that came later.
+const LATER_CHANCE: u64 = 8;
+
+fn one_of(random: &mut Random, subjects: &[&[Aimed]]) -> Option<Aimed> {
+    let count = subjects.iter().map(|subject| subject.len() as u64).sum::<u64>();
+    let chosen = random.below(count.max(1)) as usize;
+    subjects.iter().flat_map(|subject| subject.iter()).nth(chosen).copied()
+}
+
 /// Which one a seed tells, and the chances that go on with it.
 pub fn of(seed: u64) -> Option<(Random, Aimed)> {
     let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x4149_4d45);
-    let count = SUBJECTS.iter().map(|subject| subject.len() as u64).sum::<u64>();
-    if count == 0 || !random.chance(CHANCE) {
+    if !random.chance(CHANCE) {
         return None;
     }
-    let chosen = random.below(count) as usize;
-    SUBJECTS.iter().flat_map(|subject| subject.iter()).nth(chosen).map(|aimed| (random, *aimed))
+    let aimed = one_of(&mut random, &SUBJECTS)?;
+    let mut later = Random::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x4c41_5445);
+    if later.chance(LATER_CHANCE) {
+        return one_of(&mut later, &LATER).map(|aimed| (random, aimed));
+    }
+    Some((random, aimed))
 }
 
 /// The name of the one that a seed tells.

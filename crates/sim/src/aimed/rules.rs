@@ -22,6 +22,8 @@ pub const ALL: &[Aimed] = &[
     Aimed { name: "all-lose", tell: all_lose },
 ];
 
+pub const LATER: &[Aimed] = &[Aimed { name: "flood", tell: flood }];
+
 const fn blow(after_us: u64, how: How, who: Role, to: Role, ms: u64) -> Option<Blow> {
     Some(Blow { after_us, how, who, to, ms })
 }
@@ -159,4 +161,14 @@ fn all_lose(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     (mix.alone, mix.faulty_ns) = (true, 70 * SECOND);
     let back_ms = 50 + random.below(500);
     vec![(SECOND + random.below(2 * SECOND), Fault::PowerCutOfAll { back_ms })]
+}
+
+/// More is written at a time than a journal has room for beside what is committed, and a member is slow.
+fn flood(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
+    (mix.nodes, mix.groups, mix.clients, mix.threads, mix.writers) = (3, 1 + random.below(3) as u16, 4, 16, 16);
+    (mix.readers, mix.reading_clients, mix.hot_percent, mix.think_ms) = (0, 0, 0, 1);
+    mix.segment_bytes = 128 << 10;
+    (mix.alone, mix.faulty_ns) = (true, 8 * SECOND);
+    let slow = |at| (at, Fault::SlowDisk { node: 1 + random.below(3), times: 100, ms: 1000 });
+    times(500 * MS, 2 * SECOND, 4).map(slow).collect()
 }

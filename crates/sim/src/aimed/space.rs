@@ -59,11 +59,16 @@ fn reserve_away(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
 /// A member that comes back finds its disk small, and is sent what others reserve.
 fn reserve_sync(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     plots(mix);
-    (mix.threads, mix.plots, mix.think_ms) = (2, 2, 20);
-    let room_kib = 300 + random.below(200);
-    let small = Blow { after_us: 0, how: How::Fit, who: Role::Subject, to: Role::Primary, ms: room_kib };
+    (mix.threads, mix.plots, mix.think_ms) = (4, 4, 16);
+    // No journal goes round before there is room again.
+    mix.segment_bytes = 512 << 10;
+    (mix.alone, mix.faulty_ns) = (true, 14 * SECOND);
+    let fit = |after_us, ms| Some(Blow { after_us, how: How::Fit, who: Role::Subject, to: Role::Primary, ms });
+    let small = fit(0, random.below(16));
+    // What could not be sent for want of room is sent now, as far as there is room.
+    let larger = fit(2_500_000 + random.below(1_500_000), 64 + random.below(128));
     let away = Fault::Isolate { node: 1 + random.below(mix.nodes), heal_ms: 3000 + random.below(500) };
-    let ambush = Fault::Ambush { moment: Moment::Resyncing, blows: [Some(small), None, None] };
+    let ambush = Fault::Ambush { moment: Moment::Resyncing, blows: [small, larger, None] };
     vec![(400 * MS, ambush), (500 * MS, away)]
 }
 

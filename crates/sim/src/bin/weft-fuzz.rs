@@ -252,7 +252,7 @@ mod hunts {
     use super::Arguments;
     use std::process::ExitCode;
     use std::time::Instant;
-    use weft_sim::bugs::{Bug, Expected, hunt, replay};
+    use weft_sim::bugs::{Bug, Expected, hunt, replay_all};
 
     pub fn chosen(arguments: &Arguments) -> Result<Option<Bug>, String> {
         let found = |name: &String| Bug::named(name).ok_or(format!("no planted bug is called {name}"));
@@ -268,38 +268,34 @@ mod hunts {
         println!("{:<40} {:<16} {:>6} {:>8}", "planted bug", "caught by", "seeds", "seconds");
         let wanted = |bug: &Bug| arguments.only.is_empty() || arguments.only.contains(&bug.name());
         let (mut caught, mut missed, mut elsewhere) = (0u32, Vec::new(), 0u32);
+        let mut bugs = Vec::new();
         for bug in Bug::all().filter(wanted) {
-            let expected = bug.expected();
-            if let Expected::Elsewhere { why, test } = expected
-                && !arguments.unreachable
-            {
-                elsewhere += 1;
-                println!("{:<40} not reachable here: {why}; caught by {test}", bug.name());
-                continue;
-            }
-            if arguments.known && !matches!(expected, Expected::Caught { .. }) {
-                continue;
-            }
-            let began = Instant::now();
-            let found = Some(bug).filter(|_| arguments.known).and_then(replay);
-            let found = found.or_else(|| hunt(bug, arguments.budget, arguments.jobs));
-            let seconds = began.elapsed().as_secs_f64();
-            match found {
-                Some(found) => {
-                    caught += 1;
-                    let oracle = found.failure.oracle.to_string();
-                    let ways = found.ways.arguments();
-                    println!("{:<40} {oracle:<16} {:>6} {seconds:>8.1}{ways}", bug.name(), found.seed);
+            match bug.expected() {
+                Expected::Elsewhere { why, test } if !arguments.unreachable => {
+                    elsewhere += 1;
+                    println!("{:<40} not reachable here: {why}; caught by {test}", bug.name());
                 }
-                None => {
-                    let by = match expected {
-                        Expected::NotSeen { test, .. } => format!("  caught by {test}"),
-                        Expected::Caught { .. } | Expected::Elsewhere { .. } => String::new(),
-                    };
-                    println!("{:<40} {:<16} {:>6} {seconds:>8.1}{by}", bug.name(), "nobody here", arguments.budget);
-                    if matches!(expected, Expected::Caught { .. }) {
-                        missed.push(bug.name());
-                    }
+                Expected::Elsewhere { .. } if arguments.known => {}
+                _ => bugs.push(bug),
+            }
+        }
+        let began = Instant::now();
+        let replayed = if arguments.known { replay_all(&bugs, arguments.jobs) } else { vec![None; bugs.len()] };
+        if arguments.known {
+            println!("{} seeds of the table in {:.1} s", bugs.len(), began.elapsed().as_secs_f64());
+        }
+        for (bug, replayed) in bugs.into_iter().zip(replayed) {
+            let began = Instant::now();
+            let found = replayed.or_else(|| hunt(bug, arguments.budget, arguments.jobs));
+            let seconds = began.elapsed().as_secs_f64();
+            if let Some(found) = found {
+                caught += 1;
+                let (oracle, ways) = (found.failure.oracle.to_string(), found.ways.arguments());
+                println!("{:<40} {oracle:<16} {:>6} {seconds:>8.1}{ways}", bug.name(), found.seed);
+            } else {
+                println!("{:<40} {:<16} {:>6} {seconds:>8.1}", bug.name(), "nobody here", arguments.budget);
+                if matches!(bug.expected(), Expected::Caught { .. }) {
+                    missed.push(bug.name());
                 }
             }
         }

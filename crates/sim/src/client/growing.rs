@@ -32,6 +32,8 @@ pub const UNIT: u64 = HALF as u64;
 const LONGEST: u64 = 48 * UNIT;
 const NAME: &[u8] = b"growing";
 const THINK_MS: u64 = 25;
+/// Who opens the file anew writes to it after so long.
+const FIRST_THOUGHT_MS: u64 = 600;
 /// One in so many clients dies when a change was answered.
 const DIES_ONE_IN: u64 = 150;
 /// One in so many dies when the metadata group has answered its truncation, which the placement groups know nothing of.
@@ -89,8 +91,12 @@ pub fn start(desk: &Desk, subjects: Subjects, groups: u16) {
     let starting = desk.clone();
     desk.spawn(async move {
         let Ok(inode) = find(&starting, NAME).await else { return };
-        let open = Mutation::Open { inode, write: true, truncate: false };
-        let Ok(NamespaceReply::Opened { record, size_cap, .. }) = starting.mutate(open).await else { return };
+        let anew = subjects.anew.then(|| {
+            let change = Change::new(What::Cut { to: 0 }, starting.now());
+            starting.ledger.open().grown.begin(change)
+        });
+        let open = Mutation::Open { inode, write: true, truncate: anew.is_some() };
+        let Ok(NamespaceReply::Opened { record, size_cap, others }) = starting.mutate(open).await else { return };
         let file = Rc::new(Growing {
             desk: starting.clone(),
             inode,
@@ -112,6 +118,17 @@ pub fn start(desk: &Desk, subjects: Subjects, groups: u16) {
         }
         starting.spawn(Rc::clone(&file).watch());
         starting.spawn(Rc::clone(&file).upkeep());
+        if let Some(number) = anew {
+            let life = file.life();
+            starting.ledger.open().grown.took_place(number, life, starting.now());
+            let known = match others {
+                OtherSessions::NothingToSay => Ok(()),
+                OtherSessions::Told => file.until_truncation_is_known().await,
+            };
+            if file.told(number, known, "files opened anew").is_err() {
+                return;
+            }
+        }
         let unlucky = starting.ledger.below(STUCK_ONE_IN) == 0;
         if unlucky || (subjects.stuck && starting.who.index == 0) {
             starting.spawn(Rc::clone(&file).gets_stuck());
@@ -119,6 +136,9 @@ pub fn start(desk: &Desk, subjects: Subjects, groups: u16) {
         for _ in 0..subjects.writers {
             let file = Rc::clone(&file);
             starting.spawn(async move {
+                if anew.is_some() {
+                    file.desk.think(FIRST_THOUGHT_MS).await;
+                }
                 loop {
                     file.desk.think(THINK_MS).await;
                     let last = !file.desk.goes_on();

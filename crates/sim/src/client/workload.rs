@@ -132,6 +132,7 @@ impl World {
         let kind = match if cuts { 9 } else { self.random.below(12) } {
             9 if self.mix.registers_only => 10,
             _ if self.cutting.contains(&object) => 10,
+            _ if self.mix.short_changes => 6,
             9 if self.changing.get(&object).is_some_and(|open| *open > 0) => 10,
             kind => kind,
         };

@@ -26,6 +26,8 @@ type Sector = [u8; SECTOR];
 pub enum PowerLoss {
     /// Each sector decided by the seed.
     Random { seed: u64 },
+    /// Of each file one unsynced sector, counted from the file's beginning, is lost, and all else survives.
+    LoseOne { nth: u64 },
     /// Nothing unsynced survives.
     LoseAll,
     /// Everything survives: the process died, the machine did not.
@@ -129,6 +131,7 @@ impl SimDisk {
         sim.locks.clear();
         match loss {
             PowerLoss::KeepAll => {}
+            PowerLoss::LoseOne { nth } => sim.lose_one_of_each(nth),
             PowerLoss::LoseAll => sim.lose(&mut |bound| if bound == 0 { 0 } else { bound - 1 }),
             PowerLoss::Random { seed } => {
                 let mut random = Random::new(seed);
@@ -334,6 +337,15 @@ impl Sim {
         self.inodes.retain(|id, _| live.contains(id));
         for inode in self.inodes.values_mut() {
             inode.lose(choose);
+        }
+    }
+
+    fn lose_one_of_each(&mut self, nth: u64) {
+        self.changes.clear();
+        self.durable_names.clone_from(&self.names);
+        for inode in self.inodes.values_mut() {
+            let mut sectors = 0..;
+            inode.lose(&mut |bound| if sectors.next() == Some(nth) { bound - 1 } else { 0 });
         }
     }
 }
