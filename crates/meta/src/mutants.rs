@@ -96,6 +96,8 @@ pub enum Mutant {
     RemoveOnlyCopy,
     /// A stale replica is made primary without a rise of the loss generation (design 5.9).
     ForceWithoutLoss,
+    /// A replica whose copy broke off is made primary (design 5.9, decision 0023).
+    ForceIncomplete,
     /// An operator may make a stale replica primary while one in sync lives (design 5.9).
     ForceOverLive,
     /// Nobody waits for a member that lost nothing before the longest lossy log wins (design 5.4).
@@ -108,7 +110,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::GrantHeldCap,
         Self::ReleaseForgetsSize,
         Self::ServeLastInLine,
@@ -154,6 +156,7 @@ impl Mutant {
         Self::AnyIncarnationDies,
         Self::RemoveOnlyCopy,
         Self::ForceWithoutLoss,
+        Self::ForceIncomplete,
         Self::ForceOverLive,
         Self::AcceptLossAtOnce,
         Self::LevelNeverYields,

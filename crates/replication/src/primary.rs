@@ -218,7 +218,7 @@ impl Primary {
             return;
         }
         for peer in &mut self.peers {
-            if peer.state != MemberState::Out {
+            if !peer.state.is_out() {
                 peer.prepare(cx, self.epoch);
             }
         }

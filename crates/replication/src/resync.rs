@@ -154,7 +154,7 @@ impl Primary {
                 {
                     peer.restart(now);
                 }
-                (MemberState::Out, _) => out = Some(peer.disk),
+                (state, _) if state.is_out() => out = Some(peer.disk),
                 _ => {}
             }
         }
@@ -527,7 +527,7 @@ impl Primary {
         if peer.is_in_sync() {
             cx.report(Report::ResyncComplete { disk: target, bytes_copied: copied });
             self.resync = None;
-        } else if peer.state == MemberState::Out || !peer.live || matches!(peer.link, Link::Preparing { .. }) {
+        } else if peer.state.is_out() || !peer.live || matches!(peer.link, Link::Preparing { .. }) {
             self.resync = None;
         } else if waits && peer.candidate.is_none() {
             // The set changed under the request: choose a new barrier in the new set.

@@ -142,6 +142,7 @@ fn of_meta(mutant: Meta) -> Expected {
         Meta::RemoveOnlyCopy => caught(379),
         Meta::ForceOverLive => caught(348),
         Meta::ForceWithoutLoss => caught(176),
+        Meta::ForceIncomplete => caught(61),
     }
 }
 
@@ -207,7 +208,7 @@ fn of_replication(mutant: Replication) -> Expected {
         Replication::KeepAbsent => caught(36),
         Replication::DiskAckInMemory => caught(1),
         Replication::WriteAnyGeneration => caught(65),
-        Replication::CutKeepsEdge => caught(115),
+        Replication::CutKeepsEdge => caught(237),
         Replication::CopiesAwaitCommitment => caught(172),
         // Slow, not wrong.
         Replication::WriteIntoFullJournals => elsewhere(
@@ -229,10 +230,10 @@ fn of_store(mutant: Store) -> Expected {
         Store::IgnoreLap => caught(1),
         Store::ApplyUncommitted => caught(131),
         Store::ForgetCut => caught(84),
-        Store::IgnoreLife => caught(316),
+        Store::IgnoreLife => caught(516),
         Store::SkipNameSync => caught(76),
         Store::ForgetBallast => caught(495),
-        Store::BeginWithoutBallast => caught(1219),
+        Store::BeginWithoutBallast => caught(1332),
         Store::KeepCutRecords => caught(139),
         Store::UnverifiedRead => caught(219),
         Store::DamagedIsAbsent => elsewhere(
@@ -242,8 +243,8 @@ fn of_store(mutant: Store) -> Expected {
         Store::IgnoreOverlay => caught(1),
         Store::ApplyBeforeSync => caught(35),
         Store::ForgetFailure => caught(488),
-        Store::ForgetEnds => caught(120),
-        Store::AnyDisk => caught(7),
+        Store::ForgetEnds => caught(123),
+        Store::AnyDisk => caught(215),
         Store::FillOwesNothing => caught(239),
         Store::FillTakesNoRoom => caught(1884),
         Store::FillIsNoChange => caught(327),
@@ -259,7 +260,7 @@ fn of_node(mutant: Node) -> Expected {
     match mutant {
         Node::ClockStopsInSleep => caught(4),
         Node::LeaseAtOldMap => caught(31),
-        Node::NoJournalBound => caught(412),
+        Node::NoJournalBound => caught(245),
         Node::SilentOverflow => caught(197),
         Node::AnyOwner => {
             elsewhere("every client is of one member here", "node nobody_speaks_for_the_session_of_another_client")
@@ -268,7 +269,7 @@ fn of_node(mutant: Node) -> Expected {
             "no question for a size is asked of the leader as the node asks it",
             "node a_size_that_only_a_dead_session_knows_is_asked_for_in_vain_no_longer_than_a_fence_takes",
         ),
-        Node::CopyInAnyEpoch => caught(621),
+        Node::CopyInAnyEpoch => caught(33),
         Node::CopyTwiceAtOnce => caught(33),
     }
 }
@@ -295,7 +296,7 @@ fn of_core(mutant: Core) -> Expected {
         Core::GiveUpWhileExtending => caught(17),
         Core::SettleEveryGeneration => caught(36),
         Core::SettleNothing => caught(506),
-        Core::ExtendWhileGivingUp => caught(152),
+        Core::ExtendWhileGivingUp => caught(462),
         Core::GrantServesNobody => elsewhere(
             "it is slow, not wrong: a cap that goes before it served is granted again, as one is whose holder is slow",
             CAP,

@@ -13,8 +13,7 @@ use weft_meta::command::NewNode;
 use weft_meta::groups::Liveness;
 use weft_meta::{Command, CommandReply, read, voters};
 use weft_proto::control::ControlRequest;
-use weft_replication::RoleStatus;
-use weft_types::map::{ClusterMap, DiskState, Member, MemberState, NodeState, PgRecord};
+use weft_types::map::{ClusterMap, DiskState, Member, NodeState, PgRecord};
 use weft_types::{NodeId, PgId, SessionId, SessionOwner};
 
 /// How a node goes that is to be removed.
@@ -218,9 +217,7 @@ impl World {
         // A rash one asks only where it has to be refused.
         let asks = |r: &&PgRecord| self.hurt.is_empty() && r.in_sync().any(|member| live.is_live(member)) == rash;
         let target = |record: &PgRecord| {
-            // What is copied in part is no state that the group ever had (docs/ROADMAP.md).
-            let stale = |m: &Member| m.state == MemberState::Out && self.is_complete(record.pg, m);
-            let fit = |m: &&Member| live.is_live(m) && Some(m.disk) != record.primary && (m.is_in_sync() || stale(m));
+            let fit = |m: &&Member| live.is_live(m) && Some(m.disk) != record.primary;
             record.members.iter().find(fit).map(|member| (record.pg, member.disk, record.loss_generation))
         };
         let found = map.pgs.iter().filter(|record| !asked(&record.pg)).filter(asks).find_map(target);
@@ -232,12 +229,6 @@ impl World {
         if ms > 0 && !self.quiet {
             self.after(PAUSE, "force", move |world| world.force_replica(rash, ms.saturating_sub(PAUSE / MS)));
         }
-    }
-
-    fn is_complete(&self, pg: PgId, member: &Member) -> bool {
-        let process = self.nodes.get(&member.node).and_then(|node| node.process.as_ref());
-        let status = process.and_then(|process| process.turn.replica_status(pg, member.disk));
-        status.is_some_and(|status| status.complete_to.is_none() && status.role != RoleStatus::Ended)
     }
 
     /// Another member of the cluster asks for the end of a session that is not its own.

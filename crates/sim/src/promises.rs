@@ -57,7 +57,7 @@ impl World {
         for member in record.members.iter().filter(|member| member.disk != primary.disk) {
             let (counts, reads) = match member.state {
                 MemberState::InSync { lossy, behind } => (!lossy, !lossy && !behind),
-                MemberState::Syncing | MemberState::Out => (false, false),
+                MemberState::Syncing | MemberState::Out | MemberState::Incomplete => (false, false),
             };
             let Some(status) = self.standing(record.pg, member).filter(|_| counts) else { continue };
             let (disk, end) = (member.disk, status.log_end);

@@ -34,6 +34,16 @@ pub enum MemberState {
     Syncing,
     /// Was removed from the set; its data are kept for a delta resync.
     Out,
+    /// Is out of the set, and was never complete or is not any more: it is new, or what was copied to it broke off. What it has is
+    /// no state that the group ever had, though a resync may go on from it.
+    Incomplete,
+}
+
+impl MemberState {
+    #[must_use]
+    pub const fn is_out(self) -> bool {
+        matches!(self, Self::Out | Self::Incomplete)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]

@@ -121,8 +121,7 @@ fn look(admin: &Admin, volume: &VolumeRecord) -> Outcome<Healing> {
     running.sort_by_key(|p| (p.pg, p.target));
     let members: Vec<_> = status.map.pgs.iter().filter(|g| g.pg.volume == volume.id).collect();
     let replicas: usize = members.iter().map(|g| usize::from(g.replicas)).sum();
-    let level: usize =
-        members.iter().map(|g| g.members.iter().filter(|m| m.is_level() && m.state != MemberState::Out).count()).sum();
+    let level: usize = members.iter().map(|g| g.members.iter().filter(|m| m.is_level()).count()).sum();
     let (total, done) = running.iter().fold((0, 0), |(t, d), p| (t + p.chunks_total, d + p.chunks_done));
     Ok(Healing {
         volume: volume.name.clone(),

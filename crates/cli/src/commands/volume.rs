@@ -222,14 +222,14 @@ fn status(context: Context<'_>, name: &str) -> Outcome {
             let in_state = |wanted: fn(&weft_types::map::MemberState) -> bool| {
                 members.iter().filter(|m| wanted(&m.state)).count().to_string()
             };
-            use weft_types::map::MemberState::{InSync, Out, Syncing};
+            use weft_types::map::MemberState::{InSync, Syncing};
             table.row([
                 node.name.clone(),
                 leads.to_string(),
                 in_state(|s| matches!(s, InSync { lossy: false, behind: false })),
                 in_state(|s| matches!(s, InSync { lossy, behind } if *lossy || *behind)),
                 in_state(|s| matches!(s, Syncing)),
-                in_state(|s| matches!(s, Out)),
+                in_state(|s| s.is_out()),
             ]);
         }
         let mut text = format!("volume {}: {}\n\n{}", shown.volume.name, shown.health.summary(), table.finish());

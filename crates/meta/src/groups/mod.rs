@@ -49,6 +49,7 @@ fn describe(txn: &mut Txn<'_>, before: &PgRecord, after: &PgRecord) -> Result<()
                 weft_types::map::MemberState::InSync { .. } => "is in sync",
                 weft_types::map::MemberState::Syncing => "is syncing",
                 weft_types::map::MemberState::Out => "left the in-sync set",
+                weft_types::map::MemberState::Incomplete => "is out of the in-sync set and incomplete",
             };
             txn.note(member.node, format!("placement group {}: disk {} {state}", after.pg, member.disk))?;
         }

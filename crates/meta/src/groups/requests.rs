@@ -1,7 +1,7 @@
 //! Compare-and-set changes of a group, each refused by name when a fact it names is old (design 5.3).
 
 use super::rules::{Liveness, level_count, may_remove};
-use super::settle::{Reign, enthrone, set_state, settle};
+use super::settle::{Reign, enthrone, out_of, set_state, settle, take_out};
 use super::{load, store};
 use crate::command::{CommandReply, SetRefusal};
 use crate::keys;
@@ -128,15 +128,15 @@ fn remove(pg: &mut PgRecord, primary: DiskId, disk: DiskId) -> Result<(), SetRef
         MemberState::InSync { .. } => may_remove(pg, disk)?,
         // It counts for nothing, so nothing is lost by stopping.
         MemberState::Syncing => {}
-        MemberState::Out => return Err(SetRefusal::NotInSync(disk)),
+        MemberState::Out | MemberState::Incomplete => return Err(SetRefusal::NotInSync(disk)),
     }
-    set_state(pg, disk, MemberState::Out);
+    take_out(pg, disk);
     Ok(())
 }
 
 fn begin_sync(pg: &mut PgRecord, disk: DiskId, live: &Liveness) -> Result<(), SetRefusal> {
     require_levelled(pg)?;
-    if live_member(pg, disk, live)?.state != MemberState::Out {
+    if !live_member(pg, disk, live)?.state.is_out() {
         return Err(SetRefusal::NotOut(disk));
     }
     set_state(pg, disk, MemberState::Syncing);
@@ -288,7 +288,7 @@ pub(crate) fn replace_member(
     let mut after = before.clone();
     // A dead member that is out of the set makes room; one that the minimum keeps in it stays until the promotion.
     after.members.retain(|m| m.disk != dead || m.is_in_sync());
-    after.members.push(Member { disk: spare, node, incarnation, state: MemberState::Out });
+    after.members.push(Member { disk: spare, node, incarnation, state: MemberState::Incomplete });
     txn.note(node, format!("placement group {pg}: disk {spare} is to replace disk {dead}"))?;
     store(txn, &before, after)?;
     Ok(CommandReply::SetChanged { map_version: txn.pending_map_version()? })
@@ -332,13 +332,16 @@ pub(crate) fn force_stale(
         let refusal = SetRefusal::StaleLossGeneration { have: before.loss_generation, got: loss_generation };
         return Err(refusal.into());
     }
-    live_member(&before, disk, &live)?;
+    let chosen = live_member(&before, disk, &live)?;
+    if matches!(chosen.state, MemberState::Syncing | MemberState::Incomplete) && !planted(Mutant::ForceIncomplete) {
+        return Err(SetRefusal::Incomplete(disk).into());
+    }
     if before.in_sync().any(|m| live.is_live(m)) && !planted(Mutant::ForceOverLive) {
         return Err(SetRefusal::InSyncMemberLive.into());
     }
     let mut after = before.clone();
     for member in &mut after.members {
-        member.state = if member.disk == disk { LEVEL } else { MemberState::Out };
+        member.state = if member.disk == disk { LEVEL } else { out_of(member.state) };
     }
     if !planted(Mutant::ForceWithoutLoss) {
         after.loss_generation = after.loss_generation.next();

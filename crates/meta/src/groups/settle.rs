@@ -27,13 +27,13 @@ fn drop_dead(pg: &mut PgRecord, live: &Liveness) {
     let dead: Vec<DiskId> = pg.members.iter().filter(|m| m.is_in_sync() && !live.is_live(m)).map(|m| m.disk).collect();
     for disk in dead {
         if may_remove(pg, disk).is_ok() {
-            set_state(pg, disk, MemberState::Out);
+            take_out(pg, disk);
         }
     }
     // What a dead member had of a resync stays on its disk (`complete_to`); it begins again when it is back.
     for member in &mut pg.members {
         if member.state == MemberState::Syncing && !live.is_live(member) {
-            member.state = MemberState::Out;
+            member.state = out_of(member.state);
         }
     }
 }
@@ -73,6 +73,20 @@ pub(super) fn enthrone(pg: &mut PgRecord, primary: Option<DiskId>) {
 fn drop_surplus(pg: &mut PgRecord) {
     if level_count(pg) >= usize::from(pg.replicas) {
         pg.members.retain(Member::is_in_sync);
+    }
+}
+
+/// What a member is when it leaves. A copy that breaks off is no state that the group ever had, and remains none.
+pub(super) const fn out_of(state: MemberState) -> MemberState {
+    match state {
+        MemberState::InSync { .. } | MemberState::Out => MemberState::Out,
+        MemberState::Syncing | MemberState::Incomplete => MemberState::Incomplete,
+    }
+}
+
+pub(super) fn take_out(pg: &mut PgRecord, disk: DiskId) {
+    for member in pg.members.iter_mut().filter(|m| m.disk == disk) {
+        member.state = out_of(member.state);
     }
 }
 

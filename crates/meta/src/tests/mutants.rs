@@ -47,6 +47,7 @@ fn scenario(mutant: Mutant) -> fn() -> Outcome {
         Mutant::TrustAnyMark => attacks::false_clean_stop,
         Mutant::ElectSyncing => attacks::syncing_wins,
         Mutant::AnyIncarnationDies => attacks::a_late_word_of_an_earlier_incarnation,
+        Mutant::ForceIncomplete => attacks::a_copy_that_broke_off_is_not_forced,
         Mutant::RemoveOnlyCopy | Mutant::ForceWithoutLoss | Mutant::ForceOverLive => attacks::the_last_copy,
         Mutant::AcceptLossAtOnce => attacks::the_wait_for_the_lossless,
         Mutant::LevelNeverYields | Mutant::YieldToAnybody => attacks::who_may_be_handed_the_lead,

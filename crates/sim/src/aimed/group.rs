@@ -126,6 +126,7 @@ fn unused_cap(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     mix.subjects = Subjects { writers: 1, anew: true, ..Subjects::default() };
     (mix.clients, mix.threads, mix.think_ms) = (4, 1, 40);
     (mix.commit_us, mix.slow_message_percent, mix.loss_percent) = (150_000 + random.below(100_000), 0, 0);
-    (mix.alone, mix.faulty_ns) = (true, 3 * SECOND);
-    Vec::new()
+    (mix.alone, mix.faulty_ns) = (true, 22 * SECOND);
+    // They begin anew when nobody has it.
+    (1..6).flat_map(|round| (0..4).map(move |client| (round * 4 * SECOND, Fault::Evict { client }))).collect()
 }

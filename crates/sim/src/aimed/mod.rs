@@ -29,7 +29,7 @@ const SUBJECTS: [&[Aimed]; 8] =
     [disks::ALL, full::ALL, group::ALL, members::ALL, operators::ALL, rules::ALL, space::ALL, strays::ALL];
 
 /// Those that came later. They take the place of others in a few seeds, so that the rest tell what they told before.
-const LATER: [&[Aimed]; 3] = [disks::LATER, group::LATER, rules::LATER];
+const LATER: [&[Aimed]; 4] = [disks::LATER, group::LATER, rules::LATER, operators::LATER];
 
 /// The same fault so many times, so long after each other, in a run that is long enough and has no others.
 fn again_and_again(mix: &mut Mix, times: u64, pause_ns: u64, mut fault: impl FnMut(u64) -> Fault) -> Vec<(u64, Fault)> {
@@ -43,7 +43,7 @@ fn again_and_again(mix: &mut Mix, times: u64, pause_ns: u64, mut fault: impl FnM
 const CHANCE: u64 = 40;
 
 /// And so many of those one that came later.
-const LATER_CHANCE: u64 = 8;
+const LATER_CHANCE: u64 = 14;
 
 fn one_of(random: &mut Random, subjects: &[&[Aimed]]) -> Option<Aimed> {
     let count = subjects.iter().map(|subject| subject.len() as u64).sum::<u64>();

@@ -19,6 +19,8 @@ pub const ALL: &[Aimed] = &[
     Aimed { name: "impostor", tell: impostor },
 ];
 
+pub const LATER: &[Aimed] = &[Aimed { name: "force-broken-copy", tell: force_broken_copy }];
+
 fn blow(after_us: u64, how: How, who: Role, ms: u64) -> Option<Blow> {
     Some(Blow { after_us, how, who, to: Role::Other, ms })
 }
@@ -120,6 +122,28 @@ fn force_stale(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
         faults.push((at, without_a_set(random, mix, 7000)));
         faults.push((at + 2 * SECOND, Fault::ForceReplica { rash: false, ms: 5000 }));
         faults.push((at + random.below(every), Fault::ForceReplica { rash: true, ms: 0 }));
+    }
+    faults
+}
+
+/// The others die while a member is copied to, and an operator would make do with what it has.
+fn force_broken_copy(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
+    // With others beside the three, so that there is a majority all the time.
+    (mix.nodes, mix.groups, mix.segment_bytes, mix.think_ms) = (5, 1, 128 << 10, 4);
+    (mix.cold_disks, mix.disk_us, mix.churn_percent, mix.churn_objects) = (true, 5000, 60, 40);
+    (mix.clients, mix.threads, mix.readers, mix.reading_clients, mix.writers) = (3, 4, 0, 0, 0);
+    (mix.registers_only, mix.alone, mix.faulty_ns) = (true, true, 26 * SECOND);
+    let blow = |after_us, how, who, ms| Some(Blow { after_us, how, who, to: Role::Subject, ms });
+    let mut faults = Vec::new();
+    for at in [500 * MS, 13_500 * MS] {
+        let away = blow(0, How::Isolate, Role::Subject, 2500 + random.below(500));
+        faults.push((at, Fault::Ambush { moment: Moment::Written, blows: [away, None, None] }));
+        let slow = blow(0, How::SlowDisk, Role::Primary, 1500);
+        let after_us = 50_000 + random.below(1_000_000);
+        let (first, second) =
+            (blow(after_us, How::Crash, Role::Primary, 6000), blow(after_us + 1, How::Crash, Role::Other, 6000));
+        faults.push((at, Fault::Ambush { moment: Moment::Copying, blows: [slow, first, second] }));
+        faults.push((at + 2500 * MS, Fault::ForceReplica { rash: false, ms: 8000 }));
     }
     faults
 }

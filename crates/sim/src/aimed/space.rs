@@ -79,13 +79,14 @@ fn copy_moves(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     (mix.cold_disks, mix.disk_us) = (true, 5000);
     (mix.latency_us, mix.commit_us) = (mix.latency_us.min(200), mix.commit_us.min(2000));
     (mix.threads, mix.plots) = (6, 6);
-    let mut faults = vec![(1000 * MS, Fault::SlowLeading { group: 1, times: 500, ms: 9000 })];
+    mix.faulty_ns = 24 * SECOND;
+    let mut faults = vec![(1000 * MS, Fault::SlowLeading { group: 1, times: 500, ms: 23_000 })];
     let mut at = 1500 * MS;
     while at < mix.faulty_ns {
         // There and back between the first two.
         faults.push((at, Fault::MovePrimary { choice: 0 }));
         faults.push((at + 300 * MS + random.below(100 * MS), Fault::MovePrimary { choice: 0 }));
-        at += 1200 * MS + random.below(600 * MS);
+        at += 1500 * MS + random.below(1000 * MS);
     }
     faults
 }
