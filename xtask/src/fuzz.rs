@@ -1,6 +1,7 @@
 //! `cargo xtask fuzz`: builds the simulator and runs seeds with it.
 
 use crate::command::{CHECKED, cargo, run, show, target_directory};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread::available_parallelism;
 
@@ -12,26 +13,37 @@ pub struct FuzzArguments {
 }
 
 pub fn run_fuzz(arguments: &FuzzArguments) -> Result<(), String> {
-    let program = ["run", "--release", "--quiet", "-p", "weft-sim", "--bin", "weft-fuzz"];
-    let mut command = cargo();
-    command.args(program);
     // Planted bugs are compiled in only for whoever asks for them.
-    if arguments.arguments.iter().any(|argument| argument.starts_with("--mutant") || argument == "--help") {
-        command.args(["--features", "mutants"]);
+    let asks = |argument: &String| argument.starts_with("--mutant") || argument == "--help";
+    let planted = if arguments.arguments.iter().any(asks) { PlantedBugs::In } else { PlantedBugs::Out };
+    run(Command::new(build(planted)?).args(&arguments.arguments))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PlantedBugs {
+    In,
+    Out,
+}
+
+/// The simulator, with the profile of the tests and from the whole workspace, so that nothing that they need is built once more.
+fn build(planted: PlantedBugs) -> Result<PathBuf, String> {
+    let mut command = cargo();
+    command.args(["build", "--quiet", "--profile", CHECKED, "--workspace", "--bin", "weft-fuzz"]);
+    if planted == PlantedBugs::In {
+        command.args(["--features", "weft-sim/mutants"]);
     }
-    run(command.arg("--").args(&arguments.arguments))
+    run(&mut command)?;
+    Ok(target_directory().join(CHECKED).join("weft-fuzz"))
 }
 
 /// Seeds to try for a planted bug that the seed in the table does not show any more.
 const QUICK_BUDGET: &str = "200";
 
-/// Whether the simulator notices every planted bug that its table says it notices. Built beside what is tested, which has none of
-/// them compiled in; from the whole workspace, so that no dependency is built with other features.
+/// Whether the simulator notices every planted bug that its table says it notices. What is tested has none of them compiled in.
 pub fn hunt_planted_bugs() -> Result<(), String> {
-    let features = ["--features", "weft-sim/mutants"];
-    run(cargo().args(["build", "--profile", CHECKED, "--workspace"]).args(features).args(["--bin", "weft-fuzz"]))?;
+    let program = build(PlantedBugs::In)?;
     let jobs = available_parallelism().map_or(1, usize::from).to_string();
-    let mut command = Command::new(target_directory().join(CHECKED).join("weft-fuzz"));
+    let mut command = Command::new(program);
     command.args(["--mutants", "--budget", QUICK_BUDGET, "--jobs", &jobs]);
     let shown = show(&command);
     eprintln!("$ {shown}");

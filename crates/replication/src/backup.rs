@@ -8,6 +8,7 @@ use crate::mutants::Mutant;
 use crate::peers::ENTRY_COST_BYTES;
 use crate::tuning::{APPEND_PART_BYTES, MAX_LISTED_CHUNKS, SETTLE_BELOW_BYTES};
 use crate::view::{LogUnavailable, RemovalMemory};
+use crate::withdrawal::{needs_copying, withdraws};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use weft_proto::replication::{
 };
 use weft_types::limits::{MAX_APPEND_ENTRIES, MAX_FRAME_PAYLOAD_BYTES};
 use weft_types::{
-    BlockRange, ChunkId, DiskId, Effect, Entry, Epoch, Incarnation, LogPosition, PgRecord, SetVersion, VolumeId,
-    checksum,
+    BlockRange, ChunkId, DiskId, Effect, Entry, Epoch, Incarnation, LogPosition, Member, PgRecord, SetVersion,
+    VolumeId, checksum,
 };
 
 /// Who leads us, as far as this process has been told by its primary.
@@ -141,6 +142,9 @@ impl Backup {
     pub fn on_message(&mut self, cx: &mut Context<'_>, envelope: Envelope) {
         let Envelope { from, from_incarnation, message, .. } = envelope;
         let Some(epoch) = epoch_of_primary(&message) else { return };
+        if withdraws(cx) {
+            return;
+        }
         if let Message::Prepare { epoch, handshake } = message {
             self.on_prepare(cx, from, from_incarnation, epoch, handshake);
             return;
@@ -238,7 +242,7 @@ impl Backup {
             committed: cx.view.committed(),
             durable: cx.core.durable.min(cx.core.log_end),
             history: cx.view.history(),
-            complete_to: cx.core.saved.complete_to,
+            complete_to: complete_to(cx),
             credits_bytes: cx.view.credits_bytes(),
             journal_room_bytes: cx.view.journal_room_bytes(),
         };
@@ -534,4 +538,11 @@ fn list(cx: &Context<'_>, epoch: Epoch, run: u64, scope: &ListScope, page: Optio
     } else {
         Message::Changed { epoch, run, chunks, removed, listing: last }
     }
+}
+
+/// How far this member was complete. One that has lost what it knew of a chunk and does not count is compared with all that there is.
+fn complete_to(cx: &Context<'_>) -> Option<LogPosition> {
+    let me = cx.core.config.disk;
+    let counts = cx.core.map.as_ref().and_then(|map| map.record.member(me)).is_some_and(Member::is_in_sync);
+    if !counts && needs_copying(cx) { Some(LogPosition::ZERO) } else { cx.core.saved.complete_to }
 }

@@ -40,6 +40,7 @@ mod resync;
 pub mod tuning;
 pub mod view;
 mod window;
+mod withdrawal;
 
 #[cfg(test)]
 mod sim;

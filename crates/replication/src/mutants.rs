@@ -69,6 +69,8 @@ pub enum Mutant {
     RepairUnchecked,
     /// A bad block is repaired as it was when it was found, though it was written before its lock was taken (6, reads).
     RepairAsSeen,
+    /// A member whose disk has lost what it knew of a chunk goes on as if nothing were (decision 0024).
+    DamagedStays,
     /// A write is admitted whatever room the members have (5.10).
     AdmitWithoutCredits,
     /// A fill is admitted when the primary has the room, whatever the others have (5.10).
@@ -127,7 +129,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 60] = [
+    pub const ALL: [Self; 61] = [
         Self::SkipEpochCheck,
         Self::AcknowledgeEarly,
         Self::SkipPeering,
@@ -161,6 +163,7 @@ impl Mutant {
         Self::RepairFromAnybody,
         Self::RepairUnchecked,
         Self::RepairAsSeen,
+        Self::DamagedStays,
         Self::AdmitWithoutCredits,
         Self::FillOnOwnCredits,
         Self::ReservedNeedsRoom,

@@ -10,6 +10,7 @@ use crate::mutants::Mutant;
 use crate::peers::{Link, Peer};
 use crate::primary::{Phase, Primary};
 use crate::tuning::{LEVEL_WAIT, PREPARE_RETRY, PROMISE_PATIENCE};
+use crate::withdrawal::withdraws;
 use bytes::Bytes;
 use std::sync::Arc;
 use weft_proto::control::SetChange;
@@ -122,6 +123,9 @@ impl Primary {
 
     /// The longest log of those that may be believed becomes the log (design 5.4, 5.5).
     fn choose(&mut self, cx: &mut Context<'_>) {
+        if self.hand_over(cx) {
+            return;
+        }
         let Some(map) = cx.core.map.as_ref() else { return };
         let (me, generation) = (cx.core.config.disk, map.record.loss_generation);
         let own_level = map.record.member(me).is_some_and(weft_types::Member::is_level);
@@ -169,6 +173,18 @@ impl Primary {
                 self.ask(cx, SetChange::AcceptLoss { from: generation });
             }
         }
+    }
+
+    /// Who has lost what it knew of a chunk lets another one lead, if it can.
+    pub fn hand_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if !withdraws(cx) {
+            return false;
+        }
+        let serves = self.phase == Phase::Serving;
+        let able = |p: &&Peer| p.is_level() && p.live && (p.is_joined() || (!serves && promised(p).is_some()));
+        let Some(to) = self.peers.iter().find(able).map(|peer| peer.disk) else { return false };
+        self.ask(cx, SetChange::Yield { to });
+        true
     }
 
     /// Cuts what only we have and fetches the rest from the member with the best log.

@@ -184,6 +184,7 @@ impl Primary {
             self.peer_on(cx);
         }
         if self.phase == Phase::Serving {
+            self.hand_over(cx);
             self.recognise_caught_up(cx);
             self.resync_work(cx);
         }

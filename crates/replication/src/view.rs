@@ -45,6 +45,8 @@ pub trait StoreView {
     /// Blocks of a range that are absent, or not known to be present.
     fn absent_blocks(&self, chunk: ChunkId, range: BlockRange) -> u16;
     fn chunks_changed_since(&self, position: LogPosition) -> Changes;
+    /// Whether the disk has lost what it knew of some chunk. Cheap when it has not.
+    fn is_damaged(&self) -> bool;
     /// Every chunk, in order.
     fn chunks(&self) -> Vec<ChunkId>;
     /// The latest truncate generation that the group knows of the object, by a cut or by a write. `None` when it holds

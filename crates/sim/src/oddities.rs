@@ -7,8 +7,9 @@ use crate::node::CLUSTER;
 use crate::world::{End, MS, World};
 use std::collections::{BTreeMap, BTreeSet};
 use weft_proto::control::ControlRequest;
+use weft_store::disk::OpenMode;
 use weft_store::fault::{PowerLoss, Random, SimDisk};
-use weft_store::{Identity, Store};
+use weft_store::{Disk as _, DiskFile as _, Identity, Store};
 use weft_types::map::DiskState;
 use weft_types::{BLOCK_SIZE, ClusterId, DiskId, Incarnation, NodeId};
 
@@ -23,6 +24,8 @@ pub enum DiskFault {
     Foreign { node: u64, back_ms: u64 },
     /// Bits of every register flip on the disk of a primary.
     Rot { choice: u64 },
+    /// A process is killed, and finds chunks of registers without a trailer when it is started again.
+    Trailers { node: u64, choice: u64, back_ms: u64 },
     /// The power goes, and of what no sync made durable one sector of each file is lost, in the midst of the rest. The next
     /// process is killed when it has written so much to its journal.
     Gap { node: u64, sector: u64, back_ms: u64, written_bytes: u64 },
@@ -57,6 +60,7 @@ impl World {
         match fault {
             DiskFault::FailsAndStays { node, syncs, back_ms } => self.fail_and_stay(NodeId(node), syncs, back_ms),
             DiskFault::Foreign { node, back_ms } => self.put_in_foreign_disk(NodeId(node), back_ms),
+            DiskFault::Trailers { node, choice, back_ms } => self.lose_trailers(NodeId(node), choice, back_ms),
             DiskFault::Gap { node, sector, back_ms, written_bytes } => {
                 self.leave_gap(NodeId(node), sector, back_ms, written_bytes);
             }
@@ -199,6 +203,28 @@ impl World {
                 }
             }
         }
+    }
+
+    fn lose_trailers(&mut self, id: NodeId, choice: u64, back_ms: u64) {
+        let files = self.register_files(id);
+        if files.is_empty() || !self.may_damage(id) {
+            return;
+        }
+        self.crash(id, false);
+        let mut random = Random::new(choice);
+        for _ in 0..1 + random.below(3) {
+            let path = &files[random.below(files.len() as u64) as usize];
+            let Some(node) = self.nodes.get(&id) else { return };
+            let length = node.disk.open(path, OpenMode::Existing).and_then(|file| file.len()).unwrap_or(0);
+            let data = u64::from(crate::client::CHUNK_BYTES);
+            let slot = length.saturating_sub(data) / 2;
+            // What is flipped twice is whole again.
+            let lost = slot > 0 && [data, data + slot].into_iter().all(|at| node.disk.flip(path, at + 16, 1));
+            self.stats.add("chunks that lose their trailers", u64::from(lost));
+        }
+        self.after(back_ms * MS, "restart", move |world| {
+            world.start_node(id);
+        });
     }
 }
 

@@ -8,8 +8,9 @@ use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{IoContext, Result, StoreError};
 use crate::record::{le32, le64};
 use crate::superblock::CHUNKS_DIR;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use weft_types::{
     BLOCK_SIZE, BlockHash, ChunkId, ChunkIndex, ChunkSize, Epoch, LogPosition, ObjectId, PgId, Sequence,
@@ -191,6 +192,9 @@ pub(crate) struct ChunkCache<D: Disk> {
     disk: D,
     limit: usize,
     inner: Mutex<CacheInner<D>>,
+    /// Chunks that were found without a trailer, and whether there are any.
+    lost: Mutex<BTreeSet<(PgId, ChunkId)>>,
+    any_lost: AtomicBool,
 }
 
 /// An open chunk and when it was last used.
@@ -207,7 +211,32 @@ struct CacheInner<D: Disk> {
 impl<D: Disk> ChunkCache<D> {
     pub(crate) fn new(disk: D, limit: usize) -> Self {
         let inner = CacheInner { chunks: BTreeMap::new(), by_use: BTreeMap::new(), clock: 0, epoch: 0 };
-        Self { disk, limit: limit.max(1), inner: Mutex::new(inner) }
+        let (lost, any_lost) = (Mutex::default(), AtomicBool::new(false));
+        Self { disk, limit: limit.max(1), inner: Mutex::new(inner), lost, any_lost }
+    }
+
+    fn lost(&self) -> std::sync::MutexGuard<'_, BTreeSet<(PgId, ChunkId)>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Both trailers of this chunk are lost, or its data have not all been written since they were.
+    pub(crate) fn note_lost(&self, pg: PgId, chunk: ChunkId) {
+        self.lost().insert((pg, chunk));
+        self.any_lost.store(true, Ordering::Release);
+    }
+
+    /// What was noted of a group and not found again since. Asked often: costs next to nothing while nothing is lost.
+    pub(crate) fn lost_of(&self, pg: PgId) -> Vec<ChunkId> {
+        if !self.any_lost.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        self.lost().iter().filter(|(group, _)| *group == pg).map(|(_, chunk)| *chunk).collect()
+    }
+
+    pub(crate) fn found_again(&self, pg: PgId, chunk: ChunkId) {
+        let mut lost = self.lost();
+        lost.remove(&(pg, chunk));
+        self.any_lost.store(!lost.is_empty(), Ordering::Release);
     }
 
     fn inner(&self) -> std::sync::MutexGuard<'_, CacheInner<D>> {
@@ -248,7 +277,10 @@ impl<D: Disk> ChunkCache<D> {
         };
         let trailer = match Trailer::read(&file, pg, chunk, size).during(&path)? {
             Some(trailer) => trailer,
-            None => Trailer { damaged: true, ..Trailer::new(pg, chunk, size) },
+            None => {
+                self.note_lost(pg, chunk);
+                Trailer { damaged: true, ..Trailer::new(pg, chunk, size) }
+            }
         };
         Ok(Some(Arc::new(OpenChunk { file, trailer: Mutex::new(Arc::new(trailer)) })))
     }
@@ -293,5 +325,7 @@ impl<D: Disk> ChunkCache<D> {
         let mut inner = self.inner();
         inner.chunks.retain(|(group, _), _| *group != pg);
         inner.by_use.retain(|_, (group, _)| *group != pg);
+        drop(inner);
+        self.lost().retain(|(group, _)| *group != pg);
     }
 }

@@ -277,7 +277,31 @@ impl<D: Disk> Store<D> {
         let removed = group.removed.iter().filter(|r| r.position > since).copied().collect();
         let forgotten = since < group.removed_floor;
         let coverage = if forgotten { Coverage::RemovalsForgotten } else { Coverage::Complete };
-        Ok(Changes { chunks: self.changed(pg, |version| version > since)?, removed, coverage })
+        let mut chunks = self.changed(pg, |version| version > since)?;
+        // Nobody knows when these changed.
+        let lost = self.cache.lost_of(pg).into_iter().filter(|chunk| group.summary(*chunk).exists);
+        chunks.extend(lost.filter(|chunk| chunks.binary_search(chunk).is_err()).collect::<Vec<_>>());
+        chunks.sort_unstable();
+        Ok(Changes { chunks, removed, coverage })
+    }
+
+    /// Whether blocks of some chunk are unknown, because its trailers were lost. May wait for the disk, but only then.
+    ///
+    /// # Errors
+    /// When there is no such replica.
+    pub fn is_damaged(&self, pg: PgId) -> Result<bool> {
+        let group = self.group(pg)?;
+        let mut damaged = false;
+        for chunk in self.cache.lost_of(pg) {
+            let exists = group.summary(chunk).exists;
+            // One that cannot be read is no better.
+            if exists && self.block_hashes(pg, chunk).map_or(true, |hashes| hashes.damaged) {
+                damaged = true;
+            } else if !group.overlay.contains_key(&chunk) {
+                self.cache.found_again(pg, chunk);
+            }
+        }
+        Ok(damaged)
     }
 
     /// Attributes of a chunk; `None` when it does not exist.

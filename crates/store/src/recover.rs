@@ -100,6 +100,9 @@ impl<D: Disk> Store<D> {
         store.settle(seen);
         store.pinned = store.pinned_now();
         store.load_chunks(&mut report)?;
+        for (pg, chunk) in &report.damaged_chunks {
+            store.cache.note_lost(*pg, *chunk);
+        }
         let pgs: Vec<PgId> = store.pgs().collect();
         for pg in pgs {
             store.rebuild_overlay(pg)?;

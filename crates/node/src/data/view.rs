@@ -178,6 +178,10 @@ impl<D: Disk> StoreView for GroupView<'_, D> {
         }
     }
 
+    fn is_damaged(&self) -> bool {
+        self.store.is_damaged(self.pg).unwrap_or(false)
+    }
+
     fn chunks(&self) -> Vec<ChunkId> {
         self.store.chunks(self.pg).unwrap_or_default()
     }

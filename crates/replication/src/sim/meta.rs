@@ -189,7 +189,7 @@ impl Meta {
         let min = usize::from(self.record.min_in_sync);
         let Some(member) = self.find(disk) else { return false };
         let allowed = match member.state {
-            MemberState::Out => false,
+            MemberState::Out | MemberState::Incomplete => false,
             MemberState::Syncing => true,
             MemberState::InSync { lossy: false, behind: false } => level > min && level > 1,
             MemberState::InSync { .. } => level >= 1,

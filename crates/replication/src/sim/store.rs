@@ -76,6 +76,8 @@ pub struct ModelStore {
     pub bad: BTreeSet<(ChunkId, u16)>,
     /// Nothing is known of bad blocks but that they are bad.
     pub trailers_are_lost: bool,
+    /// Of these chunks nothing is known that the journal does not tell.
+    pub lost_trailers: BTreeSet<ChunkId>,
 }
 
 impl ModelStore {
@@ -85,6 +87,8 @@ impl ModelStore {
 
     fn push(&mut self, record: Record) {
         self.state.apply(&record);
+        let chunks = &self.state.chunks;
+        self.lost_trailers.retain(|chunk| chunks.contains_key(chunk));
         self.records.push(record);
         self.ends.push(self.state.end);
     }
@@ -238,7 +242,9 @@ impl ModelStore {
         let mut bad = Vec::new();
         for (at, block) in range.blocks().enumerate() {
             let held = self.state.chunks.get(&chunk).and_then(|c| c.blocks.get(&block.0));
-            if self.bad.contains(&(chunk, block.0)) {
+            if self.lost_trailers.contains(&chunk) {
+                bad.push(BadBlock { block, expected: None });
+            } else if self.bad.contains(&(chunk, block.0)) {
                 let hash = held.map(|(_, hash)| *hash).filter(|_| !self.trailers_are_lost);
                 bad.push(BadBlock { block, expected: hash });
             } else if let Some((data, _)) = held {
@@ -463,8 +469,12 @@ impl StoreView for ModelStore {
             blocks: (0..blocks).map(|b| held.blocks.get(&b).map(|(_, hash)| *hash)).collect(),
             end_bytes: held.end_bytes,
             generation: held.generation,
-            health: ChunkHealth::Good,
+            health: if self.lost_trailers.contains(&chunk) { ChunkHealth::Damaged } else { ChunkHealth::Good },
         })
+    }
+
+    fn is_damaged(&self) -> bool {
+        self.lost_trailers.iter().any(|chunk| self.has_chunk(*chunk))
     }
 
     fn absent_blocks(&self, chunk: ChunkId, range: BlockRange) -> u16 {

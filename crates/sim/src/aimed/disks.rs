@@ -20,7 +20,8 @@ pub const ALL: &[Aimed] = &[
     Aimed { name: "names-lost", tell: names_lost },
 ];
 
-pub const LATER: &[Aimed] = &[Aimed { name: "reordered-tail", tell: reordered_tail }];
+pub const LATER: &[Aimed] =
+    &[Aimed { name: "reordered-tail", tell: reordered_tail }, Aimed { name: "lost-trailers", tell: lost_trailers }];
 
 /// A disk whose sync failed once is started on again, and syncs work from then on.
 fn failed_disk_stays(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
@@ -128,6 +129,22 @@ fn reordered_tail(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
         let gap = DiskFault::Gap { node, sector: random.below(8), back_ms: 20, written_bytes };
         faults.push((at + 1500 * MS, Fault::Disk(gap)));
         at += 3000 * MS;
+    }
+    faults
+}
+
+/// A process finds chunks without a trailer when it begins. Sometimes it leads, sometimes it is to lead later.
+fn lost_trailers(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
+    in_files(mix);
+    (mix.alone, mix.faulty_ns) = (true, 25 * SECOND);
+    let mut faults = Vec::new();
+    for told in 0..4 {
+        let at = SECOND + told * 6 * SECOND;
+        let (node, choice, back_ms) = (1 + random.below(3), random.next_u64(), 20 + random.below(300));
+        faults.push((at, Fault::Disk(DiskFault::Trailers { node, choice, back_ms })));
+        for _ in 0..2 {
+            faults.push((at + random.below(5 * SECOND), Fault::MovePrimary { choice: random.next_u64() }));
+        }
     }
     faults
 }

@@ -82,6 +82,10 @@ fn a_chunk_whose_trailers_are_lost_is_damaged_and_never_reads_as_zeros() {
     let (mut store, report) = Store::open(disk, expected(), StoreConfig::small()).unwrap();
     assert_eq!(report.damaged_chunks, vec![(pg(0), chunk(1, 0))]);
     assert!(store.block_hashes(pg(0), chunk(1, 0)).unwrap().damaged);
+    assert!(store.is_damaged(pg(0)).unwrap());
+    assert!(!store.is_damaged(pg(7)).is_ok_and(|damaged| damaged));
+    // Whoever copies to it has to look at this one, whatever else it knows to be equal.
+    assert_eq!(store.chunks_changed_since(pg(0), at(9, 9)).unwrap().chunks, vec![chunk(1, 0)]);
     let bad =
         |store: &Store<SimDisk>| store.read_now(pg(0), chunk(1, 0), BlockRange::new(BlockIndex(0), 16)).unwrap().1;
     assert_eq!(bad(&store).len(), 16);
@@ -90,6 +94,7 @@ fn a_chunk_whose_trailers_are_lost_is_damaged_and_never_reads_as_zeros() {
     store.set_committed(pg(0), at(1, 2)).unwrap();
     store.checkpoint_now().unwrap();
     assert_eq!(bad(&store).len(), 15);
+    assert!(store.is_damaged(pg(0)).unwrap());
     // Deleting it and copying it anew heals it.
     let delete = super::model::entry(at(1, 2), 1, Effect::DeleteChunk { chunk: chunk(1, 0) }, vec![]);
     store.append(pg(0), &[delete, write(at(1, 3), 1, chunk(1, 0), 0, 3, 10)]).unwrap();
@@ -97,6 +102,23 @@ fn a_chunk_whose_trailers_are_lost_is_damaged_and_never_reads_as_zeros() {
     store.checkpoint_now().unwrap();
     assert_eq!(bad(&store), vec![]);
     assert!(!store.block_hashes(pg(0), chunk(1, 0)).unwrap().damaged);
+    assert!(!store.is_damaged(pg(0)).unwrap());
+    assert_eq!(store.chunks_changed_since(pg(0), at(9, 9)).unwrap().chunks, vec![]);
+}
+
+#[test]
+fn trailers_that_are_lost_meanwhile_are_noticed_when_the_file_is_opened_again() {
+    let disk = SimDisk::new(64 << 20);
+    let store = with_chunk_file(&disk);
+    let path = chunk_file(&disk);
+    for slot in 0..2 {
+        assert!(disk.flip(&path, (64 << 10) + slot * BLOCK_SIZE as u64 + 20, 1));
+    }
+    assert!(!store.is_damaged(pg(0)).unwrap());
+    store.cache.forget(pg(0), chunk(1, 0));
+    let (_, bad) = store.read_now(pg(0), chunk(1, 0), BlockRange::new(BlockIndex(0), 1)).unwrap();
+    assert_eq!(bad.len(), 1);
+    assert!(store.is_damaged(pg(0)).unwrap());
 }
 
 #[test]

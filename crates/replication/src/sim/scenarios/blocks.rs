@@ -30,6 +30,63 @@ fn repair_from_stale() {
     );
 }
 
+/// A disk has lost what it knew of a chunk, as its next process finds. While it leads nobody can read the chunk, and no repair of a
+/// block may believe another member, so another one leads; whichever it is, it leaves the set and is copied to (decision 0024).
+#[test]
+fn a_member_that_has_lost_its_trailers_is_copied_to() {
+    certify(
+        |mutant| {
+            for node in [A, B] {
+                let mut world = serving(3, 3, mutant);
+                put(&mut world, 1, (0, 0), 5)?;
+                insist(&mut world, &flush_of(S))?;
+                world.run_ms(300);
+                world.crash(node);
+                let store = &mut world.nodes.get_mut(&node).unwrap().store;
+                store.trim();
+                store.lost_trailers.insert(chunk(0));
+                world.start(node, true);
+                let whole = |w: &World| in_sync(w, node) && w.nodes[&node].store.lost_trailers.is_empty();
+                holds("it is copied to", world.run_until(15_000, whole))?;
+                expect("it is read", value_at(&mut world, (0, 0))?, 5)?;
+                heal_and_converge(&mut world)?;
+                world.meta.begin_move(disk(node));
+                world.broadcast_map();
+                holds("it leads", world.run_until(5000, |w| w.meta.record.primary == Some(disk(node))))?;
+                expect("it has it", value_at(&mut world, (0, 0))?, 5)?;
+            }
+            Ok(())
+        },
+        &[Mutant::DamagedStays],
+    );
+}
+
+/// The others are not enough for writes to go on, so it stays, and serves what it has.
+#[test]
+fn a_member_that_has_lost_its_trailers_stays_while_it_is_needed() {
+    let mut world = serving(3, 3, None);
+    put(&mut world, 1, (0, 0), 5).unwrap();
+    put(&mut world, 2, (1, 0), 6).unwrap();
+    insist(&mut world, &flush_of(S)).unwrap();
+    world.run_ms(300);
+    world.crash(C);
+    assert!(world.run_until(6000, |w| !in_sync(w, C)));
+    world.crash(A);
+    let store = &mut world.nodes.get_mut(&A).unwrap().store;
+    store.trim();
+    store.lost_trailers.insert(chunk(0));
+    world.start(A, true);
+    world.run_ms(3000);
+    put(&mut world, 3, (1, 0), 7).unwrap();
+    assert_eq!(value_at(&mut world, (1, 0)), Ok(7));
+    // With C there are enough.
+    world.start(C, true);
+    let whole = |w: &World| in_sync(w, A) && w.nodes[&A].store.lost_trailers.is_empty();
+    assert!(world.run_until(30_000, whole));
+    assert_eq!(value_at(&mut world, (0, 0)), Ok(5));
+    heal_and_converge(&mut world).unwrap();
+}
+
 /// A disk that loses a write in silence has an old block, and an old trailer that says it is good.
 #[test]
 fn a_block_is_repaired_with_nothing_but_what_its_own_trailer_names() {
