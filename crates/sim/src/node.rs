@@ -4,7 +4,7 @@
 //! messages between them as the control thread does. Guarantees: what a process put out before it died is out, nothing
 //! after. Must not know: how data is replicated, how the leader decides.
 
-mod control;
+pub mod control;
 mod waits;
 mod watches;
 

@@ -3,6 +3,7 @@
 //! Guarantees: they only look; a run is the same with and without them. Must not know: how the group decides.
 
 use crate::failure::Oracle;
+use crate::node::control::start_of;
 use crate::world::{MS, World};
 use std::collections::BTreeMap;
 use weft_meta::{Command, CommandReply};
@@ -124,7 +125,10 @@ impl World {
         let id = request.node;
         let ended = before.nodes.iter().find(|node| node.id == id).map(|node| node.incarnation);
         let lost_of = self.nodes.get(&id).and_then(|node| node.lost_of);
-        let lost = lost_of.is_some() && ended == lost_of;
+        // Who asked before the power went said what was true, and nobody is what it was registered as: the next start tells.
+        let says_so = request.disks.iter().any(|disk| disk.proof.is_some_and(|proof| Some(proof.of) == ended));
+        let was_true = says_so && self.life_of(id).is_none_or(|life| request.start != start_of(id, life));
+        let lost = lost_of.is_some() && ended == lost_of && !was_true;
         for record in &self.metadata.map.pgs {
             let was = before.pgs.iter().find(|old| old.pg == record.pg);
             let came = |disk: DiskId| request.disks.iter().any(|one| one.disk == disk);

@@ -70,7 +70,12 @@ pub fn draw(seed: u64, mix: &Mix) -> Option<(Mix, Vec<(u64, Fault)>)> {
         clients: mix.clients.clamp(2, 3),
         threads: mix.threads.min(2),
         // A request that is lost is sent again after seconds: when somebody else has its lock, or its name.
-        loss_percent: if subjects.writers > 0 { mix.loss_percent } else { mix.loss_percent.max(random.below(4)) },
+        // Nor where copies are watched, for then reads would wait for it.
+        loss_percent: if subjects.writers > 0 || mix.watch_copies {
+            mix.loss_percent
+        } else {
+            mix.loss_percent.max(random.below(4))
+        },
         think_ms: mix.think_ms.max(20),
         faulty_ns: mix.faulty_ns.max(10 * SECOND),
         ..*mix

@@ -20,13 +20,18 @@ use weft_types::map::ClusterMap;
 use weft_types::map::{MemberState, PgRecord};
 use weft_types::{ErrorKind, Incarnation, MapVersion, NodeId, StartId};
 
+/// The number of a start of a process.
+pub fn start_of(id: NodeId, life: u64) -> StartId {
+    StartId(u128::from(life) << 64 | u128::from(id.0))
+}
+
 impl World {
     pub(super) fn register(&mut self, id: NodeId, life: u64) {
         let Some(node) = self.nodes.get(&id).filter(|n| n.life == life) else { return };
         let Some(process) = &node.process else { return };
         let request = ControlRequest::RegisterNode(RegisterNode {
             node: id,
-            start: StartId(u128::from(life) << 64 | u128::from(id.0)),
+            start: start_of(id, life),
             previous: node.incarnation,
             control_address: control_address(id),
             data_address: data_address(id),
