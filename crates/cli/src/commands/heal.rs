@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use weft_proto::admin::{AdminReply, AdminRequest, HealProgress, ReplicaDigest};
-use weft_types::map::{MemberState, VolumeRecord};
+use weft_types::map::VolumeRecord;
 use weft_types::{DiskId, PgId};
 
 /// Pause between two looks of `--watch`.
