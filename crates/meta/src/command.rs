@@ -267,12 +267,12 @@ pub enum SetRefusal {
     StillLive,
     #[error("disk {0} cannot take a replica here")]
     UnfitSpare(DiskId),
-    #[error("disk {0} was never complete or is not any more: what it has is no state that the group ever had")]
-    Incomplete(DiskId),
     #[error("no such pending move")]
     NoSuchMove,
     #[error("the volume is {0:?}")]
     VolumeGone(VolumeState),
+    #[error("disk {0} was never complete or is not any more: what it has is no state that the group ever had")]
+    Incomplete(DiskId),
 }
 
 impl From<SetRefusal> for ErrorKind {

@@ -71,6 +71,8 @@ pub enum Mutant {
     RepairAsSeen,
     /// A member whose disk has lost what it knew of a chunk goes on as if nothing were (decision 0024).
     DamagedStays,
+    /// It goes also when the others are not enough for writes to go on (decision 0024).
+    WithdrawAlways,
     /// A write is admitted whatever room the members have (5.10).
     AdmitWithoutCredits,
     /// A fill is admitted when the primary has the room, whatever the others have (5.10).
@@ -129,7 +131,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 61] = [
+    pub const ALL: [Self; 62] = [
         Self::SkipEpochCheck,
         Self::AcknowledgeEarly,
         Self::SkipPeering,
@@ -164,6 +166,7 @@ impl Mutant {
         Self::RepairUnchecked,
         Self::RepairAsSeen,
         Self::DamagedStays,
+        Self::WithdrawAlways,
         Self::AdmitWithoutCredits,
         Self::FillOnOwnCredits,
         Self::ReservedNeedsRoom,

@@ -23,6 +23,9 @@ pub(crate) fn withdraws(cx: &Context<'_>) -> bool {
     if !map.record.member(me).is_some_and(Member::is_in_sync) {
         return false;
     }
+    if cx.core.planted(Mutant::WithdrawAlways) {
+        return true;
+    }
     let others = map.record.members.iter().filter(|member| member.disk != me && member.is_level());
     others.filter(|member| map.cluster.is_live(member)).count() >= usize::from(map.record.min_in_sync).max(1)
 }

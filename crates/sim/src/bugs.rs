@@ -182,6 +182,10 @@ fn of_replication(mutant: Replication) -> Expected {
             "replication a_block_is_repaired_with_nothing_but_what_its_own_trailer_names",
         ),
         Replication::DamagedStays => caught(84),
+        Replication::WithdrawAlways => elsewhere(
+            "a disk is damaged only while every other member is whole and there",
+            "replication a_member_that_has_lost_its_trailers_stays_while_it_is_needed",
+        ),
         Replication::RepairAsSeen => caught(1018),
         Replication::AdmitWithoutCredits => caught(239),
         Replication::FillOnOwnCredits => caught(239),

@@ -2,8 +2,8 @@
 //!
 //! Responsible for: blocks that are there are never refused; whoever has no room gives none; a member that is syncing is sent no
 //! more fills than it has room for; what was admitted finds its room, so that nothing of what is kept for bad days is
-//! touched; no node works on more than its share of a journal (docs/decisions/0018). Guarantees: the oracles only look; those that look at every turn do so only where threads have plots. Must not
-//! know: how credits are counted.
+//! touched; no node works on more than its share of a journal (docs/decisions/0018). Guarantees: the oracles only look; those that
+//! look at a store's blocks at every turn do so only where threads have plots. Must not know: how credits are counted.
 
 use crate::failure::Oracle;
 use crate::host::SimHost;

@@ -69,8 +69,8 @@ pub fn draw(seed: u64, mix: &Mix) -> Option<(Mix, Vec<(u64, Fault)>)> {
         // Somebody has to be in somebody's way; and others do less, so that a seed takes no longer.
         clients: mix.clients.clamp(2, 3),
         threads: mix.threads.min(2),
-        // A request that is lost is sent again after seconds: when somebody else has its lock, or its name.
-        // Nor where copies are watched, for then reads would wait for it.
+        // A request that is lost is sent again after seconds: when somebody else has its lock, or its name. Who watches copies
+        // counts on reads that are answered sooner.
         loss_percent: if subjects.writers > 0 || mix.watch_copies {
             mix.loss_percent
         } else {

@@ -291,17 +291,18 @@ impl<D: Disk> Store<D> {
     /// When there is no such replica.
     pub fn is_damaged(&self, pg: PgId) -> Result<bool> {
         let group = self.group(pg)?;
-        let mut damaged = false;
         for chunk in self.cache.lost_of(pg) {
             let exists = group.summary(chunk).exists;
-            // One that cannot be read is no better.
+            // One that cannot be read is no better. The first tells enough: this is asked with every message.
             if exists && self.block_hashes(pg, chunk).map_or(true, |hashes| hashes.damaged) {
-                damaged = true;
-            } else if !group.overlay.contains_key(&chunk) {
+                return Ok(true);
+            }
+            // What the journal says of it may still be cut.
+            if !group.overlay.contains_key(&chunk) {
                 self.cache.found_again(pg, chunk);
             }
         }
-        Ok(damaged)
+        Ok(false)
     }
 
     /// Attributes of a chunk; `None` when it does not exist.

@@ -13,7 +13,7 @@ mod rules;
 mod space;
 mod strays;
 
-use crate::plan::{Fault, Mix};
+use crate::plan::{Fault, Mix, one_of};
 use crate::world::MS;
 use weft_store::fault::Random;
 
@@ -45,22 +45,16 @@ const CHANCE: u64 = 40;
 /// And so many of those one that came later.
 const LATER_CHANCE: u64 = 14;
 
-fn one_of(random: &mut Random, subjects: &[&[Aimed]]) -> Option<Aimed> {
-    let count = subjects.iter().map(|subject| subject.len() as u64).sum::<u64>();
-    let chosen = random.below(count.max(1)) as usize;
-    subjects.iter().flat_map(|subject| subject.iter()).nth(chosen).copied()
-}
-
 /// Which one a seed tells, and the chances that go on with it.
 pub fn of(seed: u64) -> Option<(Random, Aimed)> {
     let mut random = Random::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x4149_4d45);
     if !random.chance(CHANCE) {
         return None;
     }
-    let aimed = one_of(&mut random, &SUBJECTS)?;
+    let aimed = one_of(&mut random, &SUBJECTS.concat());
     let mut later = Random::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x4c41_5445);
     if later.chance(LATER_CHANCE) {
-        return one_of(&mut later, &LATER).map(|aimed| (random, aimed));
+        return Some((random, one_of(&mut later, &LATER.concat())));
     }
     Some((random, aimed))
 }

@@ -64,27 +64,33 @@ fn a_member_that_has_lost_its_trailers_is_copied_to() {
 /// The others are not enough for writes to go on, so it stays, and serves what it has.
 #[test]
 fn a_member_that_has_lost_its_trailers_stays_while_it_is_needed() {
-    let mut world = serving(3, 3, None);
-    put(&mut world, 1, (0, 0), 5).unwrap();
-    put(&mut world, 2, (1, 0), 6).unwrap();
-    insist(&mut world, &flush_of(S)).unwrap();
-    world.run_ms(300);
-    world.crash(C);
-    assert!(world.run_until(6000, |w| !in_sync(w, C)));
-    world.crash(A);
-    let store = &mut world.nodes.get_mut(&A).unwrap().store;
-    store.trim();
-    store.lost_trailers.insert(chunk(0));
-    world.start(A, true);
-    world.run_ms(3000);
-    put(&mut world, 3, (1, 0), 7).unwrap();
-    assert_eq!(value_at(&mut world, (1, 0)), Ok(7));
-    // With C there are enough.
-    world.start(C, true);
-    let whole = |w: &World| in_sync(w, A) && w.nodes[&A].store.lost_trailers.is_empty();
-    assert!(world.run_until(30_000, whole));
-    assert_eq!(value_at(&mut world, (0, 0)), Ok(5));
-    heal_and_converge(&mut world).unwrap();
+    certify(
+        |mutant| {
+            let mut world = serving(3, 3, mutant);
+            put(&mut world, 1, (0, 0), 5)?;
+            put(&mut world, 2, (1, 0), 6)?;
+            insist(&mut world, &flush_of(S))?;
+            world.run_ms(300);
+            world.crash(C);
+            holds("C is removed", world.run_until(6000, |w| !in_sync(w, C)))?;
+            world.crash(A);
+            let store = &mut world.nodes.get_mut(&A).unwrap().store;
+            store.trim();
+            store.lost_trailers.insert(chunk(0));
+            world.start(A, true);
+            world.run_ms(3000);
+            let written = ask(&mut world, write_of(S, 3, 3, (1, 0), 7), 3000);
+            expect("a write meanwhile", written, Some(Ok(Reply::Written)))?;
+            expect("it is read", value_at(&mut world, (1, 0))?, 7)?;
+            // With C there are enough.
+            world.start(C, true);
+            let whole = |w: &World| in_sync(w, A) && w.nodes[&A].store.lost_trailers.is_empty();
+            holds("it is copied to", world.run_until(30_000, whole))?;
+            expect("what was lost is there", value_at(&mut world, (0, 0))?, 5)?;
+            heal_and_converge(&mut world)
+        },
+        &[Mutant::WithdrawAlways],
+    );
 }
 
 /// A disk that loses a write in silence has an old block, and an old trailer that says it is good.
