@@ -106,11 +106,13 @@ pub enum Mutant {
     LevelNeverYields,
     /// A lossy member is handed the lead while one lives that lost nothing (decision 0007).
     YieldToAnybody,
+    /// A primary that serves gives way before it knows (decision 0024).
+    YieldAtOnce,
 }
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::GrantHeldCap,
         Self::ReleaseForgetsSize,
         Self::ServeLastInLine,
@@ -161,6 +163,7 @@ impl Mutant {
         Self::AcceptLossAtOnce,
         Self::LevelNeverYields,
         Self::YieldToAnybody,
+        Self::YieldAtOnce,
     ];
 }
 

@@ -138,6 +138,10 @@ pub enum Message {
         bytes: Bytes,
         length_bytes: u32,
     },
+    /// Member: my disk has lost what it knew of a chunk. Others are enough; take me out of the set, and copy to me.
+    Withdrawn {
+        epoch: Epoch,
+    },
 }
 
 /// What a member promises with, and what its log is.

@@ -139,10 +139,24 @@ impl Backup {
         cx.send(leader.disk, leader.incarnation, Message::Appended(report));
     }
 
+    /// Who leads hears of a loss when there is nothing to write, too.
+    pub fn on_tick(&mut self, cx: &mut Context<'_>) {
+        if !withdraws(cx) {
+            return;
+        }
+        let Some(map) = &cx.core.map else { return };
+        let (epoch, primary) = (map.record.epoch, map.record.primary_member().copied());
+        if let Some(primary) = primary.filter(|primary| primary.disk != cx.core.config.disk) {
+            say_withdrawn(cx, primary.disk, primary.incarnation, epoch);
+        }
+    }
+
     pub fn on_message(&mut self, cx: &mut Context<'_>, envelope: Envelope) {
         let Envelope { from, from_incarnation, message, .. } = envelope;
         let Some(epoch) = epoch_of_primary(&message) else { return };
-        if withdraws(cx) {
+        let old = epoch < cx.core.saved.promised;
+        if !old && withdraws(cx) {
+            say_withdrawn(cx, from, from_incarnation, epoch);
             return;
         }
         if let Message::Prepare { epoch, handshake } = message {
@@ -150,7 +164,6 @@ impl Backup {
             return;
         }
         // design 5.2: nothing of an older epoch, whatever the connection it waited in.
-        let old = epoch < cx.core.saved.promised;
         if old && !(cx.core.planted(Mutant::SkipEpochCheck) && matches!(message, Message::Append(_))) {
             let promised = cx.core.saved.promised;
             cx.send(from, from_incarnation, Message::Deposed { promised });
@@ -459,6 +472,12 @@ fn answer_blocks(cx: &mut Context<'_>, asked: &BlocksAsked, bytes: Option<Bytes>
 }
 
 /// The epoch at which a primary speaks; `None` for what only a primary receives.
+fn say_withdrawn(cx: &mut Context<'_>, to: DiskId, to_incarnation: Incarnation, epoch: Epoch) {
+    if !cx.core.planted(Mutant::WithdrawSilently) {
+        cx.send(to, to_incarnation, Message::Withdrawn { epoch });
+    }
+}
+
 fn epoch_of_primary(message: &Message) -> Option<Epoch> {
     match message {
         Message::Prepare { epoch, .. }
@@ -480,7 +499,8 @@ fn epoch_of_primary(message: &Message) -> Option<Epoch> {
         | Message::Changed { .. }
         | Message::ChunkHashed { .. }
         | Message::DedupeTaken { .. }
-        | Message::FetchedBlocks { .. } => None,
+        | Message::FetchedBlocks { .. }
+        | Message::Withdrawn { .. } => None,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::requests::{
     Gate, Waiting, ack_mode, good_reply, map_version, origin, refuse_change, reply_error, session, whole_blocks,
 };
 use crate::window::Waiter;
+use crate::withdrawal::unreadable;
 use bytes::{Bytes, BytesMut};
 use weft_proto::data::{DiscardRequest, TruncateRequest, WriteRequest};
 use weft_types::{
@@ -90,7 +91,7 @@ impl Primary {
                 let (chunk, attempts) = (block.chunk, block.attempts);
                 let then = crate::repair::Then::Merge { merge: id, edge };
                 if attempts >= crate::tuning::MAX_READ_ATTEMPTS || bad.is_empty() {
-                    self.fail_merge(cx, id, DataError::Corrupt);
+                    self.fail_merge(cx, id, unreadable(cx));
                 } else {
                     self.repair(cx, chunk, bad[0], then);
                 }

@@ -73,6 +73,10 @@ pub enum Mutant {
     DamagedStays,
     /// It goes also when the others are not enough for writes to go on (decision 0024).
     WithdrawAlways,
+    /// Who is about to give way because of that answers meanwhile that a block is lost (decision 0024).
+    CorruptBeforeYield,
+    /// Who takes no part any more does not say so (decision 0024).
+    WithdrawSilently,
     /// A write is admitted whatever room the members have (5.10).
     AdmitWithoutCredits,
     /// A fill is admitted when the primary has the room, whatever the others have (5.10).
@@ -131,7 +135,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 62] = [
+    pub const ALL: [Self; 64] = [
         Self::SkipEpochCheck,
         Self::AcknowledgeEarly,
         Self::SkipPeering,
@@ -167,6 +171,8 @@ impl Mutant {
         Self::RepairAsSeen,
         Self::DamagedStays,
         Self::WithdrawAlways,
+        Self::CorruptBeforeYield,
+        Self::WithdrawSilently,
         Self::AdmitWithoutCredits,
         Self::FillOnOwnCredits,
         Self::ReservedNeedsRoom,

@@ -55,7 +55,7 @@ impl Peering {
 }
 
 fn must_promise(peer: &Peer) -> bool {
-    peer.is_in_sync() && peer.live && matches!(peer.link, Link::Preparing { .. })
+    peer.is_in_sync() && peer.live && !peer.withdrawn && matches!(peer.link, Link::Preparing { .. })
 }
 
 fn promised(peer: &Peer) -> Option<&Promised> {
@@ -87,6 +87,7 @@ impl Primary {
         peer.credits_bytes = promised.credits_bytes;
         peer.journal_room_bytes = promised.journal_room_bytes;
         peer.progress = cx.clock.now;
+        peer.withdrawn = false;
         peer.link = Link::Promised(promised);
     }
 
@@ -288,7 +289,8 @@ impl Primary {
             return;
         }
         let first = self.first;
-        let waiting = self.peers.iter().any(|p| p.is_in_sync() && p.live && p.acked < first && p.link != Link::Apart);
+        let takes_part = |p: &Peer| p.is_in_sync() && p.live && !p.withdrawn && p.link != Link::Apart;
+        let waiting = self.peers.iter().any(|p| takes_part(p) && p.acked < first);
         if waiting && cx.clock.now.since(since) < LEVEL_WAIT && !cx.core.planted(Mutant::SkipPeering) {
             return;
         }

@@ -64,6 +64,8 @@ pub(crate) struct Peer {
     ask_at: BootTime,
     /// When it last got further, or had nothing to do.
     pub progress: BootTime,
+    /// It asks to be taken out, and has taken part in nothing since (decision 0024).
+    pub withdrawn: bool,
     /// Promotion is under way since this set: counts for everything until a later set is known (design 5.7).
     pub candidate: Option<SetVersion>,
     /// Recognition as level is under way since this set: counts for reading until a later set is known (design 5.5).
@@ -94,6 +96,7 @@ impl Peer {
             journal_room_bytes: 0,
             ask_at: now + SILENT_FOR,
             progress: now,
+            withdrawn: false,
             candidate: None,
             catching: None,
             sync: SyncWish::Later,
@@ -131,6 +134,7 @@ impl Peer {
     pub fn restart(&mut self, now: BootTime) {
         self.link = Link::Preparing { asked: None };
         self.handshake += 1;
+        self.withdrawn = false;
         // It may not have heard it.
         self.told_committed = LogPosition::ZERO;
         self.forget_sent();
@@ -236,6 +240,7 @@ impl Peer {
 
     /// Takes a report. True when the member got further.
     pub fn take_report(&mut self, report: &Appended, now: BootTime) -> bool {
+        self.withdrawn = false;
         self.credits_bytes = report.credits_bytes;
         self.journal_room_bytes = report.journal_room_bytes;
         self.ask_at = now + SILENT_FOR;

@@ -250,6 +250,7 @@ impl Primary {
                 self.on_fetched(cx, envelope.from, after, &entries, trimmed);
             }
             Message::CannotLevel { epoch, .. } if epoch == self.epoch => self.peers[at].link = Link::Apart,
+            Message::Withdrawn { epoch } if epoch == self.epoch => self.peers[at].withdrawn = true,
             Message::FetchedBlocks { epoch, repair, hashes, bytes, .. } if epoch == self.epoch => {
                 self.on_fetched_blocks(cx, envelope.from, repair, &hashes, &bytes);
             }
@@ -509,7 +510,7 @@ impl Primary {
                 Phase::Peering(_) => peer.live && matches!(peer.link, Link::Preparing { .. }),
                 Phase::Moved => false,
             };
-            let apart = peer.link == Link::Apart;
+            let apart = peer.link == Link::Apart || peer.withdrawn;
             if !owes && !apart {
                 peer.progress = now;
             } else if (peer.is_in_sync() || peer.candidate.is_some())

@@ -10,6 +10,7 @@ use crate::primary::{Primary, ReadPurpose};
 use crate::repair::Then;
 use crate::requests::{Gate, reply_error};
 use crate::tuning::{MAX_READ_ATTEMPTS, REQUEST_PATIENCE};
+use crate::withdrawal::unreadable;
 use weft_proto::data::{Contents, ReadRequest};
 use weft_types::error::NotServing;
 use weft_types::limits::MAX_IO_BYTES;
@@ -126,8 +127,11 @@ impl Primary {
                 read.attempts += 1;
                 let Scope::Blocks(chunk, _) = read.scope else { return };
                 if read.attempts >= MAX_READ_ATTEMPTS {
-                    cx.report(Report::Unrepairable { chunk, block: bad[0].block });
-                    self.fail_read(cx, id, DataError::Corrupt);
+                    let error = unreadable(cx);
+                    if error == DataError::Corrupt {
+                        cx.report(Report::Unrepairable { chunk, block: bad[0].block });
+                    }
+                    self.fail_read(cx, id, error);
                 } else {
                     self.repair(cx, chunk, bad[0], Then::Read(id));
                 }

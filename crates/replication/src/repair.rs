@@ -10,6 +10,7 @@ use crate::merge::Edge;
 use crate::mutants::Mutant;
 use crate::primary::{Primary, ReadPurpose};
 use crate::tuning::REPAIR_TIMEOUT;
+use crate::withdrawal::unreadable;
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use weft_proto::replication::Message;
@@ -86,8 +87,11 @@ impl Primary {
             .find(|p| p.is_joined() && !repair.tried.contains(&p.disk));
         let Some(peer) = next else {
             let (chunk, block) = (repair.chunk, repair.bad.block);
-            cx.report(Report::Unrepairable { chunk, block });
-            self.end_repair(cx, id, Some(DataError::Corrupt));
+            let error = unreadable(cx);
+            if error == DataError::Corrupt {
+                cx.report(Report::Unrepairable { chunk, block });
+            }
+            self.end_repair(cx, id, Some(error));
             return;
         };
         repair.tried.insert(peer.disk);

@@ -118,11 +118,11 @@ impl Replica {
                     primary.resync_rate(bytes_per_second);
                 }
             }
-            Event::Tick => {
-                if let Role::Primary(primary) = &mut self.role {
-                    primary.on_tick(&mut cx);
-                }
-            }
+            Event::Tick => match &mut self.role {
+                Role::Primary(primary) => primary.on_tick(&mut cx),
+                Role::Member(backup) => backup.on_tick(&mut cx),
+                Role::Ended(_) => {}
+            },
         }
     }
 

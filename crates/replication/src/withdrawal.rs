@@ -6,7 +6,8 @@
 
 use crate::core::Context;
 use crate::mutants::Mutant;
-use weft_types::Member;
+use weft_types::error::NotServing;
+use weft_types::{DataError, Member};
 
 pub(crate) fn needs_copying(cx: &Context<'_>) -> bool {
     cx.view.is_damaged() && !cx.core.planted(Mutant::DamagedStays)
@@ -28,4 +29,14 @@ pub(crate) fn withdraws(cx: &Context<'_>) -> bool {
     }
     let others = map.record.members.iter().filter(|member| member.disk != me && member.is_level());
     others.filter(|member| map.cluster.is_live(member)).count() >= usize::from(map.record.min_in_sync).max(1)
+}
+
+/// What a client is told when no member can give a block. Who is about to withdraw does not know that: what it has to be is what this
+/// member has lost. The client asks again, and another one answers.
+pub(crate) fn unreadable(cx: &Context<'_>) -> DataError {
+    if withdraws(cx) && !cx.core.planted(Mutant::CorruptBeforeYield) {
+        DataError::NotServing { reason: NotServing::Moving }
+    } else {
+        DataError::Corrupt
+    }
 }

@@ -132,6 +132,7 @@ fn of_meta(mutant: Meta) -> Expected {
         Meta::ElectSyncing => caught(11),
         Meta::AcceptLossAtOnce => caught(2),
         Meta::LevelNeverYields => caught(208),
+        Meta::YieldAtOnce => caught(592),
         // Its map names no level member that lives, and a registration that brings one back raises the set version.
         Meta::YieldToAnybody => {
             elsewhere("a primary yields to a lossy member only while no level one lives, as of the same set", ALL_META)
@@ -181,7 +182,12 @@ fn of_replication(mutant: Replication) -> Expected {
             "no disk here loses a write together with what its trailer says of it",
             "replication a_block_is_repaired_with_nothing_but_what_its_own_trailer_names",
         ),
-        Replication::DamagedStays => caught(84),
+        Replication::DamagedStays => caught(462),
+        Replication::CorruptBeforeYield => caught(592),
+        Replication::WithdrawSilently => elsewhere(
+            "a silent member is removed too, if late, wherever somebody writes, and that is nearly always",
+            "replication who_withdraws_says_so",
+        ),
         Replication::WithdrawAlways => elsewhere(
             "a disk is damaged only while every other member is whole and there",
             "replication a_member_that_has_lost_its_trailers_stays_while_it_is_needed",
@@ -208,7 +214,7 @@ fn of_replication(mutant: Replication) -> Expected {
             "the node holds such a request back until its map is there, and every machine has that map by then",
             "replication a_request_that_names_a_newer_map_waits_for_it",
         ),
-        Replication::PromoteBeforeBarrier => caught(106),
+        Replication::PromoteBeforeBarrier => caught(12),
         Replication::StartAtTheirEnd => caught(506),
         Replication::KeepAbsent => caught(36),
         Replication::DiskAckInMemory => caught(1),
@@ -255,6 +261,13 @@ fn of_store(mutant: Store) -> Expected {
         Store::FillIsNoChange => caught(327),
         Store::KeepRemovedChunk => caught(1115),
         Store::CopyKnowsAll => caught(208),
+        Store::IgnoreInventory => caught(1326),
+        Store::TrustReopened => caught(1326),
+        Store::InventoryBeforeSync => caught(73),
+        Store::IgnoreBirth => elsewhere(
+            "a power cut has to fall between two syncs of a checkpoint that made a chunk anew",
+            "store tests::inventory",
+        ),
         Store::RemoveBeforeSync | Store::RemoveInAnyOrder | Store::TrustNames | Store::KeepTail => {
             elsewhere(NO_RAFT_LOG, "store tests::raw_log_crash")
         }

@@ -17,6 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use weft_meta::Command;
 use weft_meta::command::NewNode;
 use weft_store::disk::OpenMode;
+use weft_store::fault::SimDisk;
 use weft_store::{Disk as _, DiskFile as _, Expected, Store, StoreConfig};
 use weft_types::map::MemberState;
 use weft_types::{AckMode, ChunkSize, DiskId, NodeId, PgId};
@@ -88,7 +89,8 @@ fn build(world: &mut World, options: &Options) {
     world.commit(&Command::SetVoters { voters: world.metadata.voters.clone() });
     for id in 1..=mix.nodes {
         let clock = clock(world);
-        let config = StoreConfig { segment_bytes: mix.segment_bytes, ..StoreConfig::small() };
+        let config =
+            StoreConfig { segment_bytes: mix.segment_bytes, open_chunks: mix.open_chunks, ..StoreConfig::small() };
         let mut node = SimNode::new(NodeId(id), clock, config, mix.capacity_bytes);
         #[cfg(feature = "mutants")]
         node.plant(options.bug);
@@ -202,7 +204,9 @@ fn look(world: &mut World) {
         }
     }
     // What is on every member may still be on its way into the last answer of a backup.
-    let by = world.now() + 5 * SECOND;
+    // Or it is damaged, and this is when it is looked at: then it leaves the set, and is copied to.
+    let patience = if world.hurt.is_empty() { 5 * SECOND } else { 30 * SECOND };
+    let by = world.now() + patience;
     world.run(by, |world| replicas_equal(world).is_ok());
     if let Err(what) = replicas_equal(world) {
         return world.fail(Oracle::Replicas, what);
@@ -221,6 +225,19 @@ fn look(world: &mut World) {
     }
 }
 
+impl World {
+    /// After each turn. No trailer is taken for lost on a disk that lost nothing but its power (decision 0025).
+    pub fn look_at_trailers(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get(&id).filter(|_| !self.hurt.contains(&id)) else { return };
+        let Some(process) = &node.process else { return };
+        let damaged =
+            |store: &Store<SimDisk>| store.pgs().find(|pg| store.is_damaged(*pg).is_ok_and(|damaged| damaged));
+        if let Some(Some(pg)) = process.turn.look_at_store(node.disk_id, damaged) {
+            self.fail(Oracle::Disks, format!("node {id} takes trailers of group {pg} for lost that are not"));
+        }
+    }
+}
+
 /// The last thing that is looked at: every disk opens once more, and has then what it keeps for the day on which it is full.
 fn disks_are_whole(world: &mut World) -> Result<(), String> {
     let ids: Vec<NodeId> = world.present().map(|node| node.id).collect();
@@ -229,7 +246,10 @@ fn disks_are_whole(world: &mut World) -> Result<(), String> {
         let node = &world.nodes[&id];
         let expected = Expected { cluster: CLUSTER, disk: Some(node.disk_id), node: Some(id) };
         let opened = Store::open(node.disk.clone(), expected, node.store_config.clone());
-        drop(opened.map_err(|error| format!("the disk of node {id} does not open at the end: {error}"))?);
+        let (_, report) = opened.map_err(|error| format!("the disk of node {id} does not open at the end: {error}"))?;
+        if !world.hurt.contains(&id) && !report.damaged_chunks.is_empty() {
+            return Err(format!("node {id} misses trailers of {:?} at the end", report.damaged_chunks));
+        }
         let ballast = node.disk.open("ballast", OpenMode::Existing).and_then(|file| file.len());
         let length = ballast.map_err(|error| format!("node {id} has no ballast: {error}"))?;
         if length < node.store_config.ballast_bytes {

@@ -252,8 +252,7 @@ impl World {
         }
     }
 
-    /// One of the next writes of data to a chunk file does not arrive where it should. Not of a trailer: that one of these was
-    /// lost is not noticed, which is known (docs/ROADMAP.md).
+    /// One of the next writes to a chunk file, of data or of a trailer, does not arrive where it should.
     fn lead_astray(&mut self, id: NodeId, choice: u64, lost: bool) {
         let Some(node) = self.nodes.get(&id) else { return };
         let files: Vec<String> = node.disk.files().into_iter().filter(|f| is_chunk_file(f)).collect();
@@ -261,8 +260,11 @@ impl World {
         let any = |random: &mut Random| files.get(random.below(files.len().max(1) as u64) as usize);
         let (Some(from), Some(to)) = (any(&mut random), any(&mut random)) else { return };
         let (good, block) = (random.below(3), random.below(u64::from(crate::client::BLOCKS)));
+        let data_bytes = u64::from(crate::client::CHUNK_BYTES);
+        let below = if random.chance(50) { data_bytes } else { u64::MAX };
+        let in_trailers = below > data_bytes && random.chance(30);
         let offset = block * weft_types::BLOCK_SIZE as u64;
-        let below = u64::from(crate::client::CHUNK_BYTES);
+        let offset = if in_trailers { data_bytes + offset % (2 * weft_types::BLOCK_SIZE as u64) } else { offset };
         let done = if lost {
             node.disk.lose_write(from, below, good)
         } else {

@@ -437,6 +437,7 @@ impl World {
         self.look_at_minimum(id);
         self.look_at_fullness(id);
         self.look_at_flood(id);
+        self.look_at_trailers(id);
         self.hear_turn(id, life);
         self.look_at_journal(id);
         self.arm_timer(id, life);

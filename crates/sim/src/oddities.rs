@@ -24,7 +24,7 @@ pub enum DiskFault {
     Foreign { node: u64, back_ms: u64 },
     /// Bits of every register flip on the disk of a primary.
     Rot { choice: u64 },
-    /// A process is killed, and finds chunks of registers without a trailer when it is started again.
+    /// Chunks of registers lose trailers. A process finds that when it is started again, or opens a file again.
     Trailers { node: u64, choice: u64, back_ms: u64 },
     /// The power goes, and of what no sync made durable one sector of each file is lost, in the midst of the rest. The next
     /// process is killed when it has written so much to its journal.
@@ -210,21 +210,32 @@ impl World {
         if files.is_empty() || !self.may_damage(id) {
             return;
         }
-        self.crash(id, false);
-        let mut random = Random::new(choice);
+        let (mut random, mut which) = (Random::new(choice), Random::new(!choice));
+        // Or the process goes on, and finds it when it opens the file again.
+        let killed = which.chance(60);
+        if killed {
+            self.crash(id, false);
+        }
         for _ in 0..1 + random.below(3) {
             let path = &files[random.below(files.len() as u64) as usize];
             let Some(node) = self.nodes.get(&id) else { return };
             let length = node.disk.open(path, OpenMode::Existing).and_then(|file| file.len()).unwrap_or(0);
             let data = u64::from(crate::client::CHUNK_BYTES);
             let slot = length.saturating_sub(data) / 2;
-            // What is flipped twice is whole again.
-            let lost = slot > 0 && [data, data + slot].into_iter().all(|at| node.disk.flip(path, at + 16, 1));
-            self.stats.add("chunks that lose their trailers", u64::from(lost));
+            if slot == 0 {
+                continue;
+            }
+            // Both, or one of them, which may be the one that counts. What is flipped twice is whole again.
+            let slots = [0..2, 0..1, 1..2][which.below(3) as usize].clone();
+            let count = if slots == (0..2) { "chunks that lose both trailers" } else { "chunks that lose a trailer" };
+            let lost = slots.into_iter().all(|number| node.disk.flip(path, data + number * slot + 16, 1));
+            self.stats.add(count, u64::from(lost));
         }
-        self.after(back_ms * MS, "restart", move |world| {
-            world.start_node(id);
-        });
+        if killed {
+            self.after(back_ms * MS, "restart", move |world| {
+                world.start_node(id);
+            });
+        }
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Mix {
     /// These changes bring no data, so that journals hold many short records.
     pub short_changes: bool,
     pub segment_bytes: u32,
+    /// Chunk files that a store keeps open.
+    pub open_chunks: usize,
     /// Of requests for a change of a set, how many arrive a second time, long after.
     pub late_change_percent: u64,
     /// How many times the end of an object is asked for about when a cut of it is asked for, by somebody who knows of the cut.
@@ -364,6 +366,7 @@ fn draw_mix(random: &mut Random) -> Mix {
         churn_percent: 0,
         churn_objects: CHURN_OBJECTS,
         segment_bytes: 256 << 10,
+        open_chunks: 16,
         late_change_percent: 0,
         ends_asked: 0,
         registers_only: false,

@@ -1,7 +1,7 @@
 //! Bringing committed entries from the journal into chunk files (design 6).
 //!
-//! Responsible for: the order of it: journal synced, blocks and trailers written, all of it synced, only then the state
-//! file that frees segments. Guarantees: a crash between any two writes leaves a disk that replay repairs, because
+//! Responsible for: the order of it: journal synced, blocks and trailers written, all of it synced, then noted in the
+//! inventory, only then the state file that frees segments. Guarantees: a crash between any two writes leaves a disk that replay repairs, because
 //! applying an entry twice, or a suffix of the log on top of itself, ends in the same state. Must not know: the store's
 //! memory; a job works on what `begin_checkpoint` copied for it.
 
@@ -10,6 +10,7 @@ use crate::config::{Mutant, StoreConfig};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::error::{IoContext, Result, StoreError};
 use crate::group::{ChunkBase, EffectKind, EntryRef, end_in_chunk, keep_in_chunk};
+use crate::inventory::{Change, Inventory, TrailerMark};
 use crate::journal::{Segment, SyncScope};
 use crate::overlay::Summary;
 use crate::read::read_segment;
@@ -35,6 +36,7 @@ const RUN_BLOCKS: usize = 256;
 pub struct CheckpointJob<D: Disk> {
     pub(crate) disk: D,
     pub(crate) cache: Arc<ChunkCache<D>>,
+    pub(crate) inventory: Arc<Inventory<D>>,
     /// Grows with what is taken for fills.
     pub(crate) fills_taken: Arc<AtomicU64>,
     pub(crate) config: StoreConfig,
@@ -53,6 +55,8 @@ pub(crate) struct GroupPlan<D: Disk> {
     pub entries: Vec<PlannedEntry<D>>,
     /// Chunks that exist in files, of objects that are truncated or deleted.
     pub existing: BTreeMap<ObjectId, Vec<ChunkId>>,
+    /// Trailers that the files of these chunks had last.
+    pub marks: BTreeMap<ChunkId, TrailerMark>,
 }
 
 pub(crate) struct PlannedEntry<D: Disk> {
@@ -130,7 +134,15 @@ enum Op<D: Disk> {
     },
 }
 
-type Work<D> = BTreeMap<(PgId, ChunkId), (ChunkSize, Vec<Op<D>>)>;
+type Work<D> = BTreeMap<(PgId, ChunkId), ChunkWork<D>>;
+
+/// What is to be done to one chunk.
+struct ChunkWork<D: Disk> {
+    size: ChunkSize,
+    /// The trailer that its file had last.
+    known: TrailerMark,
+    ops: Vec<Op<D>>,
+}
 
 /// Files written and names changed, to be synced.
 struct Touched<D: Disk> {
@@ -197,8 +209,11 @@ impl<D: Disk> CheckpointJob<D> {
         let mut touched =
             Touched { files: Vec::new(), fresh: Vec::new(), removed: BTreeSet::new(), made_dirs: BTreeSet::new() };
         let mut chunks = Vec::new();
-        for ((pg, chunk), (size, ops)) in work {
-            chunks.extend(self.apply_chunk(pg, chunk, size, ops, &mut touched, removed)?);
+        for ((pg, chunk), work) in work {
+            chunks.extend(self.apply_chunk(pg, chunk, work, &mut touched, removed)?);
+        }
+        if self.config.has(Mutant::InventoryBeforeSync) {
+            self.inventory.append(&self.changes(&chunks))?;
         }
         if self.config.has(Mutant::TrimBeforeTrailerSync) {
             for (_, path) in touched.fresh {
@@ -207,6 +222,9 @@ impl<D: Disk> CheckpointJob<D> {
         } else {
             self.sync(touched)?;
         }
+        if !self.config.has(Mutant::InventoryBeforeSync) {
+            self.inventory.append(&self.changes(&chunks))?;
+        }
         // Only now may segments be freed: data, trailers and names are on the disk.
         sealed::write(&self.disk, &self.config, STATE, &self.state)?;
         Ok(Applied {
@@ -214,6 +232,16 @@ impl<D: Disk> CheckpointJob<D> {
             chunks,
             first_live: self.state.first_live,
         })
+    }
+
+    /// What the inventory has to say of this checkpoint.
+    fn changes(&self, chunks: &[ChunkResult]) -> Vec<Change> {
+        let removed = self.removals.iter().map(|pg| Change::GroupRemoved { pg: *pg });
+        let changed = chunks.iter().map(|result| match result.base {
+            Some(base) => Change::Written { pg: result.pg, chunk: result.chunk, mark: base.mark },
+            None => Change::Removed { pg: result.pg, chunk: result.chunk },
+        });
+        removed.chain(changed).collect()
     }
 
     fn sync(&self, touched: Touched<D>) -> Result<()> {
@@ -269,8 +297,13 @@ impl<D: Disk> CheckpointJob<D> {
         work: &mut Work<D>,
     ) {
         let position = header.position;
+        let begun = |chunk: ChunkId| ChunkWork {
+            size: group.size,
+            known: group.marks.get(&chunk).copied().unwrap_or_default(),
+            ops: Vec::new(),
+        };
         let mut put = |chunk: ChunkId, op: Op<D>| {
-            work.entry((group.pg, chunk)).or_insert_with(|| (group.size, Vec::new())).1.push(op);
+            work.entry((group.pg, chunk)).or_insert_with(|| begun(chunk)).ops.push(op);
         };
         match header.effect {
             Effect::Nothing => {}
@@ -321,14 +354,14 @@ impl<D: Disk> CheckpointJob<D> {
         &self,
         pg: PgId,
         chunk: ChunkId,
-        size: ChunkSize,
-        ops: Vec<Op<D>>,
+        work: ChunkWork<D>,
         touched: &mut Touched<D>,
         removed: &mut Removed,
     ) -> Result<Option<ChunkResult>> {
+        let ChunkWork { size, known, ops } = work;
         // One that the first attempt removed may still be open in the cache.
         let gone = removed.contains(&(pg, chunk)) && !self.config.has(Mutant::KeepRemovedChunk);
-        let open = if gone { None } else { self.cache.open_uncached(pg, chunk, size)? };
+        let open = if gone { None } else { self.cache.open_uncached(pg, chunk, size, known)? };
         let mut next = NextChunk::new(pg, chunk, size, open.as_ref().map(|o| o.trailer()));
         for op in ops {
             next.apply(op);
@@ -353,7 +386,7 @@ impl<D: Disk> CheckpointJob<D> {
             }
             return Ok(Some(ChunkResult { pg, chunk, base: None, trailer: None, replaced: true }));
         }
-        let trailer = next.trailer();
+        let trailer = next.trailer(self.birth());
         let result = |replaced| {
             Ok(Some(ChunkResult {
                 pg,
@@ -366,7 +399,9 @@ impl<D: Disk> CheckpointJob<D> {
         match open.filter(|_| !next.fresh) {
             Some(open) => {
                 self.write(&next, &open.file)?;
-                open.file.write_at(&trailer.encode(size), Trailer::slot_offset(size, trailer.serial)).during(&path)?;
+                open.file
+                    .write_at(&trailer.encode(size), Trailer::slot_offset(size, trailer.mark.serial))
+                    .during(&path)?;
                 touched.files.push(open);
                 result(false)
             }
@@ -376,11 +411,16 @@ impl<D: Disk> CheckpointJob<D> {
                 // may need any.
                 file.allocate(Trailer::slot_offset(size, 0), 2 * Trailer::slot_bytes(size)).during(&path)?;
                 self.write(&next, &file)?;
-                file.write_at(&trailer.encode(size), Trailer::slot_offset(size, trailer.serial)).during(&path)?;
+                file.write_at(&trailer.encode(size), Trailer::slot_offset(size, trailer.mark.serial)).during(&path)?;
                 touched.fresh.push((file, path.clone()));
                 result(true)
             }
         }
+    }
+
+    /// No two checkpoints that make a file of the same name have it: between them something was journalled.
+    fn birth(&self) -> u64 {
+        self.state.as_of.lap << 32 | u64::from(self.state.as_of.offset)
     }
 
     fn write(&self, next: &NextChunk<D>, file: &D::File) -> Result<()> {
@@ -418,6 +458,7 @@ pub(crate) fn base_of(trailer: &Trailer) -> ChunkBase {
         generation: trailer.generation,
         end_bytes: trailer.end_bytes,
         present: trailer.present(),
+        mark: trailer.mark,
     }
 }
 
@@ -449,7 +490,8 @@ struct NextChunk<D: Disk> {
     chunk: ChunkId,
     size: ChunkSize,
     summary: Summary,
-    serial: u64,
+    /// Of the trailer it has.
+    mark: TrailerMark,
     damaged: bool,
     hashes: Vec<Option<BlockHash>>,
     /// Blocks with new content: the segment, and the offset in it.
@@ -477,7 +519,7 @@ impl<D: Disk> NextChunk<D> {
             chunk,
             size,
             summary,
-            serial: base.serial,
+            mark: base.mark,
             damaged: base.damaged,
             hashes: base.hashes,
             sources: BTreeMap::new(),
@@ -522,7 +564,7 @@ impl<D: Disk> NextChunk<D> {
                 self.zeroed.clear();
                 self.damaged = false;
                 self.fresh = true;
-                self.serial = 0;
+                self.mark = TrailerMark::default();
                 self.summary.delete(position);
             }
             Op::Fill { position, from, to, generation, present } => {
@@ -570,7 +612,8 @@ impl<D: Disk> NextChunk<D> {
         }
     }
 
-    fn trailer(&self) -> Trailer {
+    /// The trailer it gets. `birth` is for a file that has none.
+    fn trailer(&self, birth: u64) -> Trailer {
         Trailer {
             pg: self.pg,
             chunk: self.chunk,
@@ -578,7 +621,10 @@ impl<D: Disk> NextChunk<D> {
             version: self.summary.version,
             generation: self.summary.generation,
             end_bytes: self.summary.end_bytes,
-            serial: self.serial + 1,
+            mark: TrailerMark {
+                birth: if self.mark.birth == 0 { birth } else { self.mark.birth },
+                serial: self.mark.serial + 1,
+            },
             damaged: self.damaged && self.hashes.iter().any(Option::is_none),
             hashes: self.hashes.clone(),
         }

@@ -17,6 +17,8 @@ pub struct StoreConfig {
     pub open_chunks: usize,
     /// Entries the journal may index before the checkpoint is due whatever their size (56 bytes of memory each).
     pub max_entries: usize,
+    /// The inventory of trailers is not written anew before it is longer than this.
+    pub inventory_bytes: u64,
     #[cfg(any(test, feature = "mutants"))]
     pub mutant: Option<Mutant>,
 }
@@ -31,6 +33,7 @@ impl Default for StoreConfig {
             reserve_bytes: 512 << 20,
             open_chunks: 1024,
             max_entries: 262_144,
+            inventory_bytes: 1 << 20,
             #[cfg(any(test, feature = "mutants"))]
             mutant: None,
         }
@@ -49,6 +52,7 @@ impl StoreConfig {
             reserve_bytes: 256 << 10,
             open_chunks: 16,
             max_entries: 4096,
+            inventory_bytes: 2 << 10,
             #[cfg(any(test, feature = "mutants"))]
             mutant: None,
         }
@@ -131,11 +135,19 @@ pub enum Mutant {
     KeepRemovedChunk,
     /// A copy that is complete believes to know what went before it was.
     CopyKnowsAll,
+    /// An opening does not look whether a trailer is the one that was written last.
+    IgnoreInventory,
+    /// A process that opens a chunk's file again does not look at that either.
+    TrustReopened,
+    /// What a checkpoint wrote is noted before it is synced.
+    InventoryBeforeSync,
+    /// A new file's trailers are compared with those of the file that had its name before.
+    IgnoreBirth,
 }
 
 impl Mutant {
     /// Each of them once.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 35] = [
         Self::SkipFsync,
         Self::MarkBeforeFsync,
         Self::IgnoreLap,
@@ -167,5 +179,9 @@ impl Mutant {
         Self::FillIsNoChange,
         Self::KeepRemovedChunk,
         Self::CopyKnowsAll,
+        Self::IgnoreInventory,
+        Self::TrustReopened,
+        Self::InventoryBeforeSync,
+        Self::IgnoreBirth,
     ];
 }

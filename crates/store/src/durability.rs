@@ -17,7 +17,7 @@ use crate::superblock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use weft_types::{LogPosition, PgId};
+use weft_types::{ChunkId, LogPosition, PgId};
 
 /// Syncs the journal on any thread.
 pub struct SyncJob<D: Disk> {
@@ -168,6 +168,7 @@ impl<D: Disk> Store<D> {
         Ok(Some(CheckpointJob {
             disk: self.disk.clone(),
             cache: Arc::clone(&self.cache),
+            inventory: Arc::clone(&self.inventory),
             fills_taken: Arc::clone(&self.fills_taken),
             config: self.config.clone(),
             salt: self.superblock.salt(),
@@ -184,9 +185,16 @@ impl<D: Disk> Store<D> {
             let applied = apply_to(group, &self.config);
             let range = group.first_after(group.applied)..group.first_after(applied);
             let mut existing = BTreeMap::new();
+            let mut marks = BTreeMap::new();
+            let mut note = |chunk: &ChunkId| {
+                marks.extend(group.chunks.get(chunk).map(|base| (*chunk, base.mark)));
+            };
             for entry in group.entries.range(range.clone()) {
                 if matches!(entry.kind, EffectKind::Truncate | EffectKind::DeleteObject) {
-                    existing.entry(entry.object).or_insert_with(|| group.chunks_in_files(entry.object));
+                    let chunks = existing.entry(entry.object).or_insert_with(|| group.chunks_in_files(entry.object));
+                    chunks.iter().for_each(&mut note);
+                } else {
+                    note(&entry.chunk());
                 }
             }
             let entries = group.entries.range(range).map(|entry| PlannedEntry {
@@ -200,6 +208,7 @@ impl<D: Disk> Store<D> {
                 applied,
                 entries: entries.collect(),
                 existing,
+                marks,
             });
         }
         plans

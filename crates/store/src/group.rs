@@ -4,6 +4,7 @@
 //! memory; the caller journals first and calls here afterwards. Must not know: files, the journal's layout.
 
 use crate::chunk_file::Trailer;
+use crate::inventory::TrailerMark;
 use crate::overlay::{ChunkOverlay, JournalBlock, Summary};
 use crate::state::{DedupeTable, GroupSnapshot, JournalPosition, MAX_REMOVED_PER_GROUP, RemovedChunks, ReplicaState};
 use std::collections::{BTreeMap, VecDeque};
@@ -84,13 +85,15 @@ impl EntryRef {
     }
 }
 
-/// A chunk file's attributes, in memory for every chunk (48 bytes with its key and the map's share).
+/// A chunk file's attributes, in memory for every chunk (64 bytes with its key and the map's share).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ChunkBase {
     pub version: LogPosition,
     pub generation: weft_types::TruncateGeneration,
     pub end_bytes: u32,
     pub present: u32,
+    /// The trailer that its file had last.
+    pub mark: TrailerMark,
 }
 
 pub(crate) struct Group {

@@ -8,12 +8,17 @@ use crate::chunk_file::{Trailer, chunk_path};
 use crate::config::StoreConfig;
 use crate::disk::{Disk, DiskFile, Filesystem, OpenMode, Usage, read_file};
 use crate::error::{IoContext, Result, StoreError};
+use crate::inventory::{Contents, INVENTORY_FILE};
 use crate::journal::{Journal, Verdict};
 use crate::record::Kind;
 use crate::state::{DiskState, JournalPosition};
 use crate::superblock::{self, FAILED_FILE, Identity};
 use serde::Serialize;
-use weft_types::{BLOCK_SIZE, BlockIndex, ChunkId, EntryHeader, LogPosition, PgId, TruncateGeneration, block_hash};
+use std::collections::BTreeMap;
+use weft_types::{
+    BLOCK_SIZE, BlockIndex, ChunkId, ChunkSize, EntryHeader, LogPosition, PgId, TruncateGeneration, VolumeId,
+    block_hash,
+};
 
 #[derive(Clone, Serialize, Debug)]
 pub struct DiskDescription {
@@ -71,6 +76,8 @@ pub struct RecordDescription {
 pub struct ChunkDescription {
     pub path: String,
     pub length: u64,
+    /// The newest trailer is lost, and with it what it said of the blocks: an older one is there, or none.
+    pub newest_is_lost: bool,
     /// `None`: both trailers are lost.
     pub trailer: Option<TrailerDescription>,
 }
@@ -154,41 +161,60 @@ pub fn describe_journal<D: Disk>(disk: &D, max_records: usize) -> Result<Journal
     Ok(JournalDescription { first_live_lap: state.first_live, end: journal.head(), corruption, records, truncated })
 }
 
-/// Describes a chunk's file and checks its blocks. `None`: it has none.
-///
-/// # Errors
-/// When its volume is not registered, or the file cannot be read.
-pub fn describe_chunk<D: Disk>(disk: &D, pg: PgId, chunk: ChunkId) -> Result<Option<ChunkDescription>> {
-    let state = superblock::read_state(disk)?;
-    let size = state.volumes.iter().find(|(volume, _)| *volume == pg.volume).map(|(_, size)| *size);
-    let size = size.ok_or(StoreError::UnknownVolume { volume: pg.volume })?;
-    let path = chunk_path(pg, chunk);
-    let file = match disk.open(&path, OpenMode::ReadOnly) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(StoreError::Io { what: path, source }),
-    };
-    let length = file.len().during(&path)?;
-    let trailer = Trailer::read(&file, pg, chunk, size).during(&path)?.map(|trailer| {
-        let mut bad_blocks = Vec::new();
-        let mut bytes = vec![0; BLOCK_SIZE];
-        for (index, hash) in trailer.hashes.iter().enumerate() {
-            let Some(hash) = hash else { continue };
-            let block = BlockIndex(index as u16);
-            let read = file.read_exact_at(&mut bytes, index as u64 * BLOCK_SIZE as u64);
-            if read.is_err() || block_hash(pg.volume, chunk, block, &bytes) != *hash {
-                bad_blocks.push(block);
+/// Looks into the chunk files of a disk.
+pub struct ChunkFiles<D: Disk> {
+    disk: D,
+    volumes: BTreeMap<VolumeId, ChunkSize>,
+    noted: Contents,
+}
+
+impl<D: Disk> ChunkFiles<D> {
+    /// # Errors
+    /// When the disk has no readable superblock, state file or inventory of trailers.
+    pub fn of(disk: &D) -> Result<Self> {
+        let superblock = superblock::read_superblock(disk)?;
+        let volumes = superblock::read_state(disk)?.volumes.into_iter().collect();
+        let noted = Contents::read(disk, superblock.salt()).during(INVENTORY_FILE)?;
+        Ok(Self { disk: disk.clone(), volumes, noted })
+    }
+
+    /// Describes a chunk's file and checks its blocks. `None`: it has none.
+    ///
+    /// # Errors
+    /// When its volume is not registered, or the file cannot be read.
+    pub fn describe(&self, pg: PgId, chunk: ChunkId) -> Result<Option<ChunkDescription>> {
+        let size = *self.volumes.get(&pg.volume).ok_or(StoreError::UnknownVolume { volume: pg.volume })?;
+        let path = chunk_path(pg, chunk);
+        let file = match self.disk.open(&path, OpenMode::ReadOnly) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StoreError::Io { what: path, source }),
+        };
+        let length = file.len().during(&path)?;
+        let found = Trailer::read(&file, pg, chunk, size).during(&path)?;
+        let known = self.noted.marks.get(&(pg, chunk)).copied().unwrap_or_default();
+        let newest_is_lost = found.as_ref().is_none_or(|found| found.mark.is_behind(known));
+        let trailer = found.map(|trailer| {
+            let mut bad_blocks = Vec::new();
+            let mut bytes = vec![0; BLOCK_SIZE];
+            for (index, hash) in trailer.hashes.iter().enumerate() {
+                let Some(hash) = hash else { continue };
+                let block = BlockIndex(index as u16);
+                let read = file.read_exact_at(&mut bytes, index as u64 * BLOCK_SIZE as u64);
+                if read.is_err() || block_hash(pg.volume, chunk, block, &bytes) != *hash {
+                    bad_blocks.push(block);
+                }
             }
-        }
-        TrailerDescription {
-            version: trailer.version,
-            generation: trailer.generation,
-            end_bytes: trailer.end_bytes,
-            serial: trailer.serial,
-            damaged: trailer.damaged,
-            present_blocks: trailer.present(),
-            bad_blocks,
-        }
-    });
-    Ok(Some(ChunkDescription { path, length, trailer }))
+            TrailerDescription {
+                version: trailer.version,
+                generation: trailer.generation,
+                end_bytes: trailer.end_bytes,
+                serial: trailer.mark.serial,
+                damaged: trailer.damaged,
+                present_blocks: trailer.present(),
+                bad_blocks,
+            }
+        });
+        Ok(Some(ChunkDescription { path, length, newest_is_lost, trailer }))
+    }
 }

@@ -84,6 +84,7 @@ mod error;
 pub mod fault;
 mod group;
 pub mod inspect;
+mod inventory;
 mod journal;
 mod overlay;
 mod query;

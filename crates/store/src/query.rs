@@ -4,6 +4,7 @@ use crate::chunk_file::OpenChunk;
 use crate::config::Mutant;
 use crate::disk::{Disk, DiskFile};
 use crate::error::{IoContext, Result, StoreError};
+use crate::inventory::TrailerMark;
 use crate::overlay::Whereabouts;
 use crate::read::{BadBlock, Part, ReadJob, ReadOutcome, Source, Trust};
 use crate::state::RemovedChunks;
@@ -93,7 +94,7 @@ impl<D: Disk> Store<D> {
             return Err(StoreError::OutOfRange { what: "read" });
         }
         let overlay = group.overlay.get(&chunk).filter(|_| !self.config.has(Mutant::IgnoreOverlay));
-        let has_file = group.chunks.contains_key(&chunk);
+        let base = group.chunks.get(&chunk);
         let mut parts: Vec<Part<D>> = Vec::new();
         for block in range.blocks() {
             let source = match overlay.map_or(Whereabouts::File, |o| o.find(block.0)) {
@@ -103,7 +104,7 @@ impl<D: Disk> Store<D> {
                     offset: found.offset,
                     hashes: vec![found.hash],
                 },
-                Whereabouts::File | Whereabouts::FileOrZero if has_file => Source::File,
+                Whereabouts::File | Whereabouts::FileOrZero if base.is_some() => Source::File,
                 // Zeros either way.
                 _ => Source::Absent,
             };
@@ -117,7 +118,8 @@ impl<D: Disk> Store<D> {
             () if self.config.has(Mutant::DamagedIsAbsent) => Trust::Holes,
             () => Trust::Nothing,
         };
-        Ok(ReadJob { pg, chunk, range, size: group.chunk_size, parts, epoch: cache.epoch(), cache, trust })
+        let known = base.map_or_else(TrailerMark::default, |base| base.mark);
+        Ok(ReadJob { pg, chunk, range, size: group.chunk_size, known, parts, epoch: cache.epoch(), cache, trust })
     }
 
     /// Reads inline, for tools and tests.
@@ -135,10 +137,8 @@ impl<D: Disk> Store<D> {
 
     fn open_chunk(&self, pg: PgId, chunk: ChunkId) -> Result<Option<Arc<OpenChunk<D>>>> {
         let group = self.group(pg)?;
-        if !group.chunks.contains_key(&chunk) {
-            return Ok(None);
-        }
-        self.cache.open(pg, chunk, group.chunk_size)
+        let Some(base) = group.chunks.get(&chunk) else { return Ok(None) };
+        self.cache.open(pg, chunk, group.chunk_size, base.mark)
     }
 
     /// Hashes of all blocks. Reads the trailer, which may wait for the disk when the chunk is cold.
@@ -179,14 +179,14 @@ impl<D: Disk> Store<D> {
         Ok(found.iter().filter(|found| matches!(found, Found::Nothing | Found::Unknown)).count() as u16)
     }
 
-    /// Which blocks of a chunk are present, without their hashes.
+    /// Which blocks of a chunk are present, without their hashes. Unknown ones count: they are no holes, and who reads them is told.
     ///
     /// # Errors
     /// When the chunk's file cannot be read.
     pub fn present_blocks(&self, pg: PgId, chunk: ChunkId) -> Result<Vec<bool>> {
         let whole = BlockRange::new(BlockIndex(0), self.group(pg)?.chunk_size.blocks());
         let found = self.blocks_found(pg, chunk, whole)?;
-        Ok(found.iter().map(|found| matches!(found, Found::Content(_) | Found::Zeros)).collect())
+        Ok(found.iter().map(|found| !matches!(found, Found::Nothing)).collect())
     }
 
     /// What is known of each block of a range.

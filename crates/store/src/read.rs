@@ -7,6 +7,7 @@
 use crate::chunk_file::{ChunkCache, OpenChunk};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{IoContext, Result};
+use crate::inventory::TrailerMark;
 use crate::journal::Segment;
 use bytes::Bytes;
 use std::io;
@@ -20,6 +21,8 @@ pub struct ReadJob<D: Disk> {
     pub(crate) chunk: ChunkId,
     pub(crate) range: BlockRange,
     pub(crate) size: ChunkSize,
+    /// The trailer that the chunk's file had last.
+    pub(crate) known: TrailerMark,
     pub(crate) parts: Vec<Part<D>>,
     pub(crate) cache: Arc<ChunkCache<D>>,
     /// Of the cache, when the job was prepared.
@@ -119,7 +122,7 @@ impl<D: Disk> ReadJob<D> {
                     if open.is_none() {
                         open = match waiting {
                             Waiting::Refused => self.cache.get(self.pg, self.chunk),
-                            Waiting::Allowed => self.cache.open(self.pg, self.chunk, self.size)?,
+                            Waiting::Allowed => self.cache.open(self.pg, self.chunk, self.size, self.known)?,
                         };
                     }
                     match (&open, waiting) {

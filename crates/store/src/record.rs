@@ -187,6 +187,10 @@ fn header_crc(header: &[u8; HEADER_BYTES], place: Place) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&salt), &header[8..])
 }
 
+pub(crate) fn le16(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
+}
+
 pub(crate) fn le32(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
 }

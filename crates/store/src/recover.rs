@@ -9,6 +9,7 @@ use crate::config::{Mutant, StoreConfig};
 use crate::disk::{DirEntryKind, Disk, OpenMode};
 use crate::error::{IoContext, Result, StoreError};
 use crate::group::{ChunkBase, EntryRef, Group};
+use crate::inventory::{Contents, Inventory, Marks, TrailerMark};
 use crate::journal::{Found, Journal, Verdict};
 use crate::record::Kind;
 use crate::sealed;
@@ -58,7 +59,8 @@ impl<D: Disk> Store<D> {
         let state = superblock::read_state(&disk)?;
         let life = state.life + 1;
         let journal = Journal::open(&disk, &superblock, life, state.first_live)?;
-        let cache = Arc::new(ChunkCache::new(disk.clone(), config.open_chunks));
+        let cache = Arc::new(ChunkCache::new(disk.clone(), &config));
+        let (inventory, noted) = Inventory::load(disk.clone(), superblock.salt(), &config);
         let usage = disk.usage().during("asking for free space")?;
         let ballast_missing = superblock::ballast_missing(&disk, config.ballast_bytes)?;
         let warning = disk.filesystem().during("asking for the filesystem")?.warning();
@@ -68,6 +70,7 @@ impl<D: Disk> Store<D> {
             superblock,
             journal,
             cache,
+            inventory: Arc::new(inventory),
             groups: BTreeMap::new(),
             volumes: state.volumes.iter().copied().collect(),
             removals: BTreeSet::new(),
@@ -99,7 +102,8 @@ impl<D: Disk> Store<D> {
         let seen = store.replay(as_of, &mut report)?;
         store.settle(seen);
         store.pinned = store.pinned_now();
-        store.load_chunks(&mut report)?;
+        store.load_chunks(&noted.marks, &mut report)?;
+        store.begin_inventory(&noted)?;
         for (pg, chunk) in &report.damaged_chunks {
             store.cache.note_lost(*pg, *chunk);
         }
@@ -154,7 +158,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    fn load_chunks(&mut self, report: &mut RecoveryReport) -> Result<()> {
+    fn load_chunks(&mut self, noted: &Marks, report: &mut RecoveryReport) -> Result<()> {
         for dir in self.disk.list(CHUNKS_DIR).during("listing chunks")? {
             let Some(pg) = parse_group_name(&dir.name).filter(|_| dir.kind == DirEntryKind::Directory) else {
                 report.unknown_files.push(format!("{CHUNKS_DIR}/{}", dir.name));
@@ -168,12 +172,12 @@ impl<D: Disk> Store<D> {
                 self.removals.insert(pg);
                 continue;
             }
-            self.load_group(pg, report)?;
+            self.load_group(pg, noted, report)?;
         }
         Ok(())
     }
 
-    fn load_group(&mut self, pg: PgId, report: &mut RecoveryReport) -> Result<()> {
+    fn load_group(&mut self, pg: PgId, noted: &Marks, report: &mut RecoveryReport) -> Result<()> {
         let Some(size) = self.groups.get(&pg).map(|g| g.chunk_size) else { return Ok(()) };
         for fanout in self.disk.list(&group_dir(pg)).during("listing chunks")? {
             let dir = format!("{}/{}", group_dir(pg), fanout.name);
@@ -185,7 +189,8 @@ impl<D: Disk> Store<D> {
                 }
                 match parse_chunk_name(&file.name).filter(|chunk| chunk_path(pg, *chunk) == path) {
                     Some(chunk) => {
-                        let base = self.load_chunk(pg, chunk, size, &path, report)?;
+                        let known = noted.get(&(pg, chunk)).copied().unwrap_or_default();
+                        let base = self.load_chunk(pg, chunk, size, known, report)?;
                         if let Some(group) = self.groups.get_mut(&pg) {
                             group.chunks.insert(chunk, base);
                         }
@@ -202,26 +207,37 @@ impl<D: Disk> Store<D> {
         pg: PgId,
         chunk: ChunkId,
         size: ChunkSize,
-        path: &str,
+        known: TrailerMark,
         report: &mut RecoveryReport,
     ) -> Result<ChunkBase> {
-        let file = self.disk.open(path, OpenMode::ReadOnly).during(path)?;
-        let trailer = Trailer::read(&file, pg, chunk, size).unwrap_or_else(|error| {
+        let path = chunk_path(pg, chunk);
+        let file = self.disk.open(&path, OpenMode::ReadOnly).during(&path)?;
+        let found = Trailer::read(&file, pg, chunk, size).unwrap_or_else(|error| {
             tracing::error!(%error, path, "a chunk's trailer cannot be read");
             None
         });
-        Ok(match trailer {
-            Some(trailer) => {
-                if trailer.damaged {
-                    report.damaged_chunks.push((pg, chunk));
-                }
-                crate::checkpoint::base_of(&trailer)
-            }
-            None => {
-                report.damaged_chunks.push((pg, chunk));
-                crate::checkpoint::base_of(&Trailer::new(pg, chunk, size))
-            }
-        })
+        let Some(trailer) = found.filter(|trailer| !self.is_behind(trailer.mark, known)) else {
+            report.damaged_chunks.push((pg, chunk));
+            let lost = Trailer { mark: known, ..Trailer::new(pg, chunk, size) };
+            return Ok(crate::checkpoint::base_of(&lost));
+        };
+        if trailer.damaged {
+            report.damaged_chunks.push((pg, chunk));
+        }
+        Ok(crate::checkpoint::base_of(&trailer))
+    }
+
+    fn is_behind(&self, found: TrailerMark, known: TrailerMark) -> bool {
+        match () {
+            () if self.config.has(Mutant::IgnoreInventory) => false,
+            () if self.config.has(Mutant::IgnoreBirth) => found.serial < known.serial,
+            () => found.is_behind(known),
+        }
+    }
+
+    fn begin_inventory(&self, loaded: &Contents) -> Result<()> {
+        let chunks = self.groups.values().flat_map(|group| group.chunks.iter().map(|chunk| (group.pg, chunk)));
+        self.inventory.begin(loaded, chunks.map(|(pg, (chunk, base))| ((pg, *chunk), base.mark)))
     }
 }
 

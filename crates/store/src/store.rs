@@ -9,6 +9,7 @@ use crate::config::{Mutant, StoreConfig};
 use crate::disk::{Disk, Usage};
 use crate::error::{IoContext, Result, StoreError};
 use crate::group::{EffectKind, Group};
+use crate::inventory::Inventory;
 use crate::journal::{Journal, NewRecord};
 use crate::read::read_segment;
 use crate::record::Kind;
@@ -29,6 +30,7 @@ pub struct Store<D: Disk> {
     pub(crate) superblock: Superblock,
     pub(crate) journal: Journal<D>,
     pub(crate) cache: Arc<ChunkCache<D>>,
+    pub(crate) inventory: Arc<Inventory<D>>,
     pub(crate) groups: BTreeMap<PgId, Group>,
     pub(crate) volumes: BTreeMap<VolumeId, ChunkSize>,
     /// Removed groups whose files are still there.

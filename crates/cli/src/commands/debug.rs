@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use weft_store::disk::DirEntryKind;
-use weft_store::inspect::{self, ChunkDescription};
+use weft_store::inspect::{self, ChunkDescription, ChunkFiles};
 use weft_store::{Disk, RealDisk};
 use weft_types::{ChunkId, ChunkIndex, ObjectId, PgId, VolumeId};
 
@@ -123,16 +123,16 @@ fn chunk(context: Context<'_>, arguments: &ChunkArguments) -> Outcome {
         (Some(pg), Some(chunk)) => vec![(pg, chunk)],
         _ => chunks(&disk).doing(format!("list the chunks in {}", arguments.directory.display()))?,
     };
+    let files = ChunkFiles::of(&disk).doing(format!("open the chunk files in {}", arguments.directory.display()))?;
     let mut shown = Vec::new();
     for (pg, chunk) in wanted {
         // One that is gone by now was deleted meanwhile.
-        let found =
-            inspect::describe_chunk(&disk, pg, chunk).doing(format!("look into chunk {chunk} of group {pg}"))?;
+        let found = files.describe(pg, chunk).doing(format!("look into chunk {chunk} of group {pg}"))?;
         shown.extend(found.map(|file| ChunkShown { pg, chunk, file }));
     }
     context.audience.show(&shown, |shown| describe_chunks(shown))?;
     let bad: usize = shown.iter().map(ChunkShown::bad_blocks).sum();
-    let lost = shown.iter().filter(|chunk| chunk.file.trailer.is_none()).count();
+    let lost = shown.iter().filter(|chunk| chunk.file.newest_is_lost).count();
     if bad + lost == 0 {
         return Ok(());
     }
@@ -166,6 +166,14 @@ fn parse_file_name(name: &str) -> Option<ChunkId> {
     Some(ChunkId { object, index: ChunkIndex(u32::from_str_radix(index, 16).ok()?) })
 }
 
+fn version(file: &ChunkDescription) -> String {
+    match &file.trailer {
+        None => "no trailer".to_owned(),
+        Some(trailer) if file.newest_is_lost => format!("{}, newer lost", trailer.version),
+        Some(trailer) => trailer.version.to_string(),
+    }
+}
+
 fn describe_chunks(shown: &[ChunkShown]) -> String {
     let mut table = Listing::new(&["group", "chunk", "version", ">end", ">blocks", ">bad", "file"], "no chunk files");
     for chunk in shown {
@@ -173,7 +181,7 @@ fn describe_chunks(shown: &[ChunkShown]) -> String {
         table.row([
             chunk.pg.to_string(),
             chunk.chunk.to_string(),
-            trailer.map_or_else(|| "no trailer".to_owned(), |t| t.version.to_string()),
+            version(&chunk.file),
             trailer.map_or_else(String::new, |t| units::bytes(t.end_bytes.into())),
             trailer.map_or_else(String::new, |t| t.present_blocks.to_string()),
             chunk.bad_blocks().to_string(),

@@ -27,7 +27,7 @@ pub(crate) fn change_set(txn: &mut Txn<'_>, request: &ChangeSetRequest) -> Resul
         SetChange::BeginSync { disk } => begin_sync(&mut pg, *disk, &live)?,
         SetChange::Promote { disk } => promote(&mut pg, *disk, &live)?,
         SetChange::AcceptLoss { from } => accept_loss(&mut pg, request.requester, *from, &live)?,
-        SetChange::Yield { to } => yield_to(&mut pg, request.requester, *to, &live)?,
+        SetChange::Yield { to } => yield_to(txn, &mut pg, request.requester, *to, &live)?,
     }
     if !(matches!(request.change, SetChange::Promote { .. }) && planted(Mutant::PromoteBesideDead)) {
         settle(&mut pg, &live, Reign::Keep);
@@ -173,19 +173,24 @@ fn accept_loss(pg: &mut PgRecord, primary: DiskId, from: LossGeneration, live: &
 
 /// The longest log wins (design 5.4), also when the journals no longer join it to the log of whoever leads. A level member has
 /// all that was acknowledged, so it may lead at any time; a lossy one may not while a level one lives (decision 0007).
-fn yield_to(pg: &mut PgRecord, primary: DiskId, to: DiskId, live: &Liveness) -> Result<(), SetRefusal> {
+fn yield_to(txn: &mut Txn<'_>, pg: &mut PgRecord, primary: DiskId, to: DiskId, live: &Liveness) -> Result<(), Fault> {
     if to == primary {
-        return Err(SetRefusal::RemovesItself);
+        return Err(SetRefusal::RemovesItself.into());
     }
     let target = live_member(pg, to, live)?;
     if !target.is_in_sync() {
-        return Err(SetRefusal::NotInSync(to));
+        return Err(SetRefusal::NotInSync(to).into());
     }
     let may_lead = (target.is_level() && !planted(Mutant::LevelNeverYields)) || planted(Mutant::YieldToAnybody);
     if !may_lead && pg.members.iter().any(|m| m.is_level() && live.is_live(m)) {
-        return Err(SetRefusal::LevelMemberLive);
+        return Err(SetRefusal::LevelMemberLive.into());
     }
-    enthrone(pg, Some(to));
+    // Who serves gives way only when it knows (design 4.3); who has levelled nobody has served nobody.
+    if pg.levelled_epoch == pg.epoch && !planted(Mutant::YieldAtOnce) {
+        pg.pending_move = Some(PendingMove { to, since: txn.touch_map()? });
+    } else {
+        enthrone(pg, Some(to));
+    }
     Ok(())
 }
 

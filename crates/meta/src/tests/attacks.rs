@@ -159,6 +159,8 @@ pub(super) fn amnesia() -> Outcome {
 /// Simulator, seed 9518: a member that could not leave the set led, and the longest log began behind the end of its own.
 pub(super) fn who_may_be_handed_the_lead() -> Outcome {
     let mut w = World::with_group(3, 3);
+    // Who leads after this has levelled nobody, and so has served nobody.
+    w.restart(w.leader_node(), true);
     let (a, b, c) = (w.leader_node(), w.backups()[0], w.backups()[1]);
     w.restart(b, false);
     let refused = w.change(SetChange::Yield { to: disk(b) });
@@ -168,6 +170,38 @@ pub(super) fn who_may_be_handed_the_lead() -> Outcome {
     must!(w.leader_node() == c, "{a} keeps the lead: {:?}", w.pg());
     must!(w.pg().epoch > before.epoch, "another leader in the same epoch");
     w.verdict()
+}
+
+/// Simulator, seed 11883: a primary that serves found a trailer lost, asked for another one to lead, and answered reads while that
+/// one began to.
+pub(super) fn who_serves_gives_way_when_it_knows() -> Outcome {
+    let mut w = World::with_group(3, 3);
+    w.level();
+    let (a, b) = (w.leader_node(), w.backups()[0]);
+    let before = w.pg();
+    let mut clock = Clock::lead(&w);
+    clock.heartbeat_all(&w);
+    w.change(SetChange::Yield { to: disk(b) });
+    must!(w.leader_node() == a && w.pg().epoch == before.epoch, "B leads while A may still serve: {:?}", w.pg());
+    let early = clock.applied(&w);
+    must!(early.is_empty(), "the move completes before A acknowledged: {early:?}");
+    let done = clock.heartbeat_all(&w);
+    let Some(complete) = done.iter().find_map(completes) else { return Err("the move never completes".to_owned()) };
+    w.run(complete);
+    must!(w.leader_node() == b && w.pg().epoch > before.epoch, "B does not lead: {:?}", w.pg());
+    w.verdict()
+}
+
+fn completes(action: &LeaderAction) -> Option<Command> {
+    match action {
+        LeaderAction::Propose(command @ Command::CompleteMove { .. }) => Some(command.clone()),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_primary_that_serves_gives_way_when_it_knows() {
+    who_serves_gives_way_when_it_knows().unwrap();
 }
 
 #[test]
@@ -370,11 +404,7 @@ pub(super) fn early_serve() -> Outcome {
     let early = clock.applied(&w);
     must!(early.is_empty(), "the move completes before A acknowledged: {early:?}");
     let done = clock.heartbeat_all(&w);
-    let complete = done.iter().find_map(|a| match a {
-        LeaderAction::Propose(command @ Command::CompleteMove { .. }) => Some(command.clone()),
-        _ => None,
-    });
-    let Some(complete) = complete else { return Err("the move never completes".to_owned()) };
+    let Some(complete) = done.iter().find_map(completes) else { return Err("the move never completes".to_owned()) };
     w.run(complete);
     must!(w.leader_node() == b && w.pg().epoch > pg.epoch, "B does not lead: {:?}", w.pg());
     w.verdict()

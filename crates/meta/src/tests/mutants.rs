@@ -51,6 +51,7 @@ fn scenario(mutant: Mutant) -> fn() -> Outcome {
         Mutant::RemoveOnlyCopy | Mutant::ForceWithoutLoss | Mutant::ForceOverLive => attacks::the_last_copy,
         Mutant::AcceptLossAtOnce => attacks::the_wait_for_the_lossless,
         Mutant::LevelNeverYields | Mutant::YieldToAnybody => attacks::who_may_be_handed_the_lead,
+        Mutant::YieldAtOnce => attacks::who_serves_gives_way_when_it_knows,
     }
 }
 

@@ -282,6 +282,11 @@ impl Meta {
                 let to_level = self.record.member(*to).is_some_and(weft_types::Member::is_level);
                 let able = self.record.member(*to).is_some_and(|m| m.is_in_sync() && self.live(m.node));
                 let granted = able && (to_level || !level_live);
+                // Who serves gives way when it knows.
+                if granted && self.record.levelled_epoch == self.record.epoch {
+                    self.begin_move(*to);
+                    return;
+                }
                 if granted {
                     self.record.primary = Some(*to);
                     self.record.epoch = self.record.epoch.next();

@@ -133,9 +133,10 @@ fn reordered_tail(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     faults
 }
 
-/// A process finds chunks without a trailer when it begins. Sometimes it leads, sometimes it is to lead later.
+/// A process finds chunks without a trailer, or with an old one. Sometimes it leads, sometimes it is to lead later.
 fn lost_trailers(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     in_files(mix);
+    mix.open_chunks = 1;
     (mix.alone, mix.faulty_ns) = (true, 25 * SECOND);
     let mut faults = Vec::new();
     for told in 0..4 {

@@ -18,6 +18,8 @@ fn strays(random: &mut Random, mix: &mut Mix) -> Vec<(u64, Fault)> {
     let node = 1 + random.below(mix.nodes);
     let at = 1500 * MS + random.below(2 * SECOND);
     let lost = random.chance(60);
+    // What is not open is read from the disk again.
+    mix.open_chunks = 1;
     let mut faults = vec![(at, Fault::Stray { node, choice: random.next_u64(), lost })];
     // Whoever opens the disk again knows nothing but what is on it; whoever leads is read from.
     for second in 2..5 {

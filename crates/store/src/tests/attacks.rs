@@ -445,10 +445,11 @@ fn inspection_describes_disk_journal_and_chunk_without_opening_the_store() {
     let entries: Vec<_> = journal.records.iter().filter_map(|r| r.entry.as_ref().map(|e| e.position)).collect();
     assert_eq!(entries, vec![at(1, 1)]);
     assert_eq!(crate::inspect::describe_journal(&disk, 2).unwrap().records.len(), 2);
-    let file = crate::inspect::describe_chunk(&disk, pg(0), chunk(1, K)).unwrap().unwrap();
+    let describe = |chunk| crate::inspect::ChunkFiles::of(&disk).unwrap().describe(pg(0), chunk).unwrap();
+    let file = describe(chunk(1, K)).unwrap();
     assert!(disk.flip(&file.path, 5, 1));
-    let file = crate::inspect::describe_chunk(&disk, pg(0), chunk(1, K)).unwrap().unwrap();
+    let file = describe(chunk(1, K)).unwrap();
     let trailer = file.trailer.unwrap();
     assert_eq!((trailer.present_blocks, trailer.bad_blocks), (2, vec![BlockIndex(0)]));
-    assert!(crate::inspect::describe_chunk(&disk, pg(0), chunk(5, K)).unwrap().is_none());
+    assert!(describe(chunk(5, K)).is_none());
 }

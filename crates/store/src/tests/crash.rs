@@ -85,6 +85,11 @@ fn trimming_before_trailers_are_synced_is_caught() {
 }
 
 #[test]
+fn noting_trailers_before_they_are_synced_is_caught() {
+    assert!(caught(Mutant::InventoryBeforeSync));
+}
+
+#[test]
 fn applying_uncommitted_entries_is_caught() {
     assert!(caught(Mutant::ApplyUncommitted));
 }

@@ -5,6 +5,7 @@ use super::model::{VOLUME, chunk, expected, identity, pg, small_chunks, write};
 use crate::chunk_file::{Trailer, chunk_dir, chunk_path};
 use crate::disk::{Disk, DiskFile, OpenMode};
 use crate::fault::SimDisk;
+use crate::inventory::{self, Change, Contents, TrailerMark};
 use crate::raw_log::RawLog;
 use crate::record::{self, Frame, HEADER_BYTES, Header, Kind, Place};
 use crate::sealed::Seal;
@@ -298,7 +299,7 @@ fn trailer(input: &[u8]) -> Outcome {
     drop(store);
     disk.make_dirs(&chunk_dir(pg(0), chunk(1, 0))).unwrap();
     let file = disk.open(&chunk_path(pg(0), chunk(1, 0)), OpenMode::Create).unwrap();
-    file.write_at(&bytes, Trailer::slot_offset(size, found.serial)).unwrap();
+    file.write_at(&bytes, Trailer::slot_offset(size, found.mark.serial)).unwrap();
     drop(file);
     disk.power_cycle(crate::fault::PowerLoss::KeepAll);
     use_store(disk)
@@ -309,13 +310,58 @@ fn trailers() -> Vec<Vec<u8>> {
     let mut trailer = Trailer::new(pg(0), chunk(1, 0), size);
     let mut out = Vec::new();
     for serial in 1..6u64 {
-        trailer.serial = serial;
+        trailer.mark.serial = serial;
         trailer.end_bytes = serial as u32 * 4096;
         trailer.version = super::model::at(1, serial);
         trailer.hashes[serial as usize] = Some(weft_types::BlockHash(serial));
         out.push(trailer.encode(size));
     }
     out
+}
+
+/// An inventory whose records have the right checksums, in pieces of any length, and then as that of a disk that is opened.
+fn inventory(input: &[u8]) -> Outcome {
+    let disk = formatted();
+    let (mut store, _) = Store::open(disk.clone(), expected(), small()).unwrap();
+    store.register_volume(VOLUME, small_chunks()).unwrap();
+    store.create_pg(pg(0)).unwrap();
+    store.append(pg(0), &[write(LogPosition::ZERO, 1, chunk(1, 0), 0, 1, 1)]).unwrap();
+    let end = store.log_end(pg(0)).unwrap();
+    store.set_committed(pg(0), end).unwrap();
+    store.checkpoint_now().unwrap();
+    drop(store);
+    disk.power_cycle(crate::fault::PowerLoss::KeepAll);
+    let salt = crate::superblock::read_superblock(&disk).unwrap().salt();
+    let mut file = inventory::first_record(salt).to_vec();
+    for piece in input.chunks(inventory::RECORD_BYTES) {
+        let mut record = [0; inventory::RECORD_BYTES];
+        record[..piece.len()].copy_from_slice(piece);
+        inventory::seal(&mut record, salt, file.len() as u64);
+        file.extend_from_slice(&record);
+    }
+    let (mut whole, mut pieces) = (Contents::default(), Contents::default());
+    whole.take(&file, 0, salt);
+    for (at, record) in file.chunks(inventory::RECORD_BYTES).enumerate() {
+        pieces.take(record, (at * inventory::RECORD_BYTES) as u64, salt);
+    }
+    if whole != pieces || whole.end > file.len() as u64 {
+        return Outcome::Broken(format!("{whole:?}, and in pieces {pieces:?}"));
+    }
+    put_file(&disk, inventory::INVENTORY_FILE, &file);
+    let refused = whole.end == inventory::RECORD_BYTES as u64;
+    let outcome = use_store(disk);
+    if refused { Outcome::Refused } else { outcome }
+}
+
+fn inventories() -> Vec<Vec<u8>> {
+    let mark = TrailerMark { birth: 4, serial: 2 };
+    let changes = [
+        Change::Written { pg: pg(0), chunk: chunk(1, 0), mark },
+        Change::Removed { pg: pg(0), chunk: chunk(1, 0) },
+        Change::Written { pg: pg(1), chunk: chunk(1, 1), mark },
+        Change::GroupRemoved { pg: pg(1) },
+    ];
+    (1..=changes.len()).map(|count| changes[..count].iter().flat_map(|change| change.encode(0, 0)).collect()).collect()
 }
 
 #[test]
@@ -334,6 +380,7 @@ fn decoders_of_what_lies_on_a_disk_keep_their_rules_whatever_the_bytes_are() {
             disk_reader("journal", journal, journals),
             disk_reader("raft-log", raft_log, raft_logs),
             disk_reader("trailer", trailer, trailers),
+            disk_reader("inventory", inventory, inventories),
         ],
     );
 }

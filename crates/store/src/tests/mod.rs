@@ -6,6 +6,7 @@ mod crash_points;
 mod decoders;
 mod disk_identity;
 mod fills;
+mod inventory;
 mod model;
 mod raw_log;
 mod raw_log_crash;

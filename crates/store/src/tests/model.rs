@@ -30,11 +30,11 @@ pub fn expected() -> Expected {
     Expected { cluster: ClusterId(1), disk: Some(identity().disk), node: Some(identity().node) }
 }
 
-pub fn pg(index: u16) -> PgId {
+pub const fn pg(index: u16) -> PgId {
     PgId { volume: VOLUME, index }
 }
 
-pub fn chunk(object: u64, index: u32) -> ChunkId {
+pub const fn chunk(object: u64, index: u32) -> ChunkId {
     ChunkId { object: ObjectId(object), index: ChunkIndex(index) }
 }
 

@@ -180,6 +180,11 @@ fn on_a_real_disk_trimming_before_trailers_are_synced_is_caught() {
 }
 
 #[test]
+fn on_a_real_disk_noting_trailers_before_they_are_synced_is_caught() {
+    assert!(caught(Mutant::InventoryBeforeSync));
+}
+
+#[test]
 fn on_a_real_disk_a_state_file_that_is_not_synced_before_its_rename_is_caught() {
     assert!(caught(Mutant::RenameBeforeSync));
 }

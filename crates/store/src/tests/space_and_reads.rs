@@ -83,6 +83,7 @@ fn a_chunk_whose_trailers_are_lost_is_damaged_and_never_reads_as_zeros() {
     assert_eq!(report.damaged_chunks, vec![(pg(0), chunk(1, 0))]);
     assert!(store.block_hashes(pg(0), chunk(1, 0)).unwrap().damaged);
     assert!(store.is_damaged(pg(0)).unwrap());
+    assert!(store.present_blocks(pg(0), chunk(1, 0)).unwrap().into_iter().all(|present| present), "it has no holes");
     assert!(!store.is_damaged(pg(7)).is_ok_and(|damaged| damaged));
     // Whoever copies to it has to look at this one, whatever else it knows to be equal.
     assert_eq!(store.chunks_changed_since(pg(0), at(9, 9)).unwrap().chunks, vec![chunk(1, 0)]);
