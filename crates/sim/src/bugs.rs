@@ -247,10 +247,7 @@ fn of_store(mutant: Store) -> Expected {
         Store::BeginWithoutBallast => caught(1332),
         Store::KeepCutRecords => caught(139),
         Store::UnverifiedRead => caught(219),
-        Store::DamagedIsAbsent => elsewhere(
-            "who has lost a trailer is read from only where others are too few (decision 0024), and damage is at one copy",
-            "store tests::space_and_reads",
-        ),
+        Store::DamagedIsAbsent => caught(592),
         Store::IgnoreOverlay => caught(1),
         Store::ApplyBeforeSync => caught(35),
         Store::ForgetFailure => caught(488),
