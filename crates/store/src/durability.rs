@@ -185,18 +185,20 @@ impl<D: Disk> Store<D> {
             let applied = apply_to(group, &self.config);
             let range = group.first_after(group.applied)..group.first_after(applied);
             let mut existing = BTreeMap::new();
-            let mut marks = BTreeMap::new();
-            let mut note = |chunk: &ChunkId| {
-                marks.extend(group.chunks.get(chunk).map(|base| (*chunk, base.mark)));
-            };
+            let mut touched: Vec<ChunkId> = Vec::new();
             for entry in group.entries.range(range.clone()) {
                 if matches!(entry.kind, EffectKind::Truncate | EffectKind::DeleteObject) {
                     let chunks = existing.entry(entry.object).or_insert_with(|| group.chunks_in_files(entry.object));
-                    chunks.iter().for_each(&mut note);
-                } else {
-                    note(&entry.chunk());
+                    touched.extend(&*chunks);
+                } else if touched.last() != Some(&entry.chunk()) {
+                    touched.push(entry.chunk());
                 }
             }
+            // Cheaper than a look for each entry: there may be very many, and guests wait for this thread.
+            touched.sort_unstable();
+            touched.dedup();
+            let mark_of = |chunk: ChunkId| Some((chunk, group.chunks.get(&chunk)?.mark));
+            let marks = touched.into_iter().filter_map(mark_of).collect();
             let entries = group.entries.range(range).map(|entry| PlannedEntry {
                 entry: *entry,
                 segment: Arc::clone(self.journal.segment(u64::from(entry.lap))),

@@ -8,7 +8,7 @@ use crate::chunk_file::{Trailer, chunk_path};
 use crate::config::StoreConfig;
 use crate::disk::{Disk, DiskFile, Filesystem, OpenMode, Usage, read_file};
 use crate::error::{IoContext, Result, StoreError};
-use crate::inventory::{Contents, INVENTORY_FILE};
+use crate::inventory::Contents;
 use crate::journal::{Journal, Verdict};
 use crate::record::Kind;
 use crate::state::{DiskState, JournalPosition};
@@ -170,11 +170,11 @@ pub struct ChunkFiles<D: Disk> {
 
 impl<D: Disk> ChunkFiles<D> {
     /// # Errors
-    /// When the disk has no readable superblock, state file or inventory of trailers.
+    /// When the disk has no readable superblock or state file. Without an inventory of trailers nobody knows which are lost.
     pub fn of(disk: &D) -> Result<Self> {
         let superblock = superblock::read_superblock(disk)?;
         let volumes = superblock::read_state(disk)?.volumes.into_iter().collect();
-        let noted = Contents::read(disk, superblock.salt()).during(INVENTORY_FILE)?;
+        let noted = Contents::read(disk, superblock.salt()).unwrap_or_default();
         Ok(Self { disk: disk.clone(), volumes, noted })
     }
 

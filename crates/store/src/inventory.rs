@@ -237,6 +237,7 @@ impl<D: Disk> Inventory<D> {
                 Ok(()) => open.end > open.limit_bytes,
                 Err(error) => return self.unless_full(error),
             },
+            // What this batch says is not noted then, and the next one is.
             None => true,
         };
         if grown { self.shrink() } else { Ok(()) }
@@ -255,10 +256,24 @@ impl<D: Disk> Inventory<D> {
         Ok(())
     }
 
-    /// Writes it anew with one record for each chunk.
+    /// Writes it anew with one record for each chunk. One that cannot be read goes on as it is, and the next opening writes it anew from
+    /// what the chunk files have: a disk does not fail for what only helps to notice losses.
     fn shrink(&self) -> Result<()> {
-        let contents = Contents::read(&self.disk, self.salt).during(INVENTORY_FILE)?;
-        self.replace(&contents.marks)
+        match Contents::read(&self.disk, self.salt) {
+            Ok(contents) => self.replace(&contents.marks),
+            Err(error) => {
+                tracing::warn!(%error, disk = self.disk.describe(), "the inventory of trailers cannot be read");
+                self.put_off();
+                Ok(())
+            }
+        }
+    }
+
+    /// Not to be written anew before it has grown as much once more.
+    fn put_off(&self) {
+        if let Some(open) = &mut *self.lock() {
+            open.limit_bytes = open.limit_bytes.max(open.end).saturating_mul(2);
+        }
     }
 
     fn replace(&self, marks: &Marks) -> Result<()> {
@@ -268,10 +283,7 @@ impl<D: Disk> Inventory<D> {
                 Ok(())
             }
             Err(error) => {
-                // Not again before it has grown as much once more.
-                if let Some(open) = &mut *self.lock() {
-                    open.limit_bytes = open.limit_bytes.max(open.end).saturating_mul(2);
-                }
+                self.put_off();
                 self.unless_full(error)
             }
         }

@@ -206,6 +206,13 @@ fn a_damaged_inventory_is_written_anew_and_accuses_nobody() {
     assert!(rig.disk.make_unreadable(INVENTORY_FILE, 0));
     let (mut rig, report) = rig.reopen();
     assert_eq!(report.damaged_chunks, vec![]);
+    // A process that cannot read it when it is to be written anew goes on.
+    assert!(rig.disk.make_unreadable(INVENTORY_FILE, 0));
+    for tag in 0..200 {
+        rig.write(chunk(1, 7), 0, tag);
+    }
+    let (mut rig, report) = rig.reopen();
+    assert_eq!(report.damaged_chunks, vec![]);
     // And it serves again.
     rig.write_and_lose_trailer(chunk(1, 7), 1, 99);
     assert_eq!(rig.reopen().1.damaged_chunks, vec![(pg(0), chunk(1, 7))]);
